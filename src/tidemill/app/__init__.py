@@ -1,0 +1,1 @@
+"""The surface: declarations, handles and what handlers are given."""

@@ -1,0 +1,212 @@
+"""One partition's read-ahead: order per key, concurrency across keys, and the mark.
+
+Every change that was read stands in the log order of `_open` until the mark has passed it. Of each key at most the
+head is ready or running; the others wait behind it. The mark is the last *resumable* cursor below the contiguous
+done: a crash re-reads from there, so nothing between is lost, and what was done beyond it comes again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from heapq import heappop, heappush
+
+from tidemill.model import Logged, Page
+
+
+class Entry:
+    """One change in work. `failures` counts what was recorded here; `error` is the last one's line."""
+
+    __slots__ = ("change", "cursor", "done", "error", "failures", "since")
+
+    def __init__(self, change: Logged) -> None:
+        self.change = change
+        self.cursor = change.cursor
+        self.done = False
+        self.failures = 0
+        self.error = ""
+        self.since = 0.0
+
+
+class Lanes:
+    """The changes of one partition between the mark and the end of what was read."""
+
+    def __init__(self, cursor: str) -> None:
+        self.mark = cursor
+        self.read_to = cursor
+        self.bytes = 0
+        self._open: deque[Entry] = deque()
+        self._ready: deque[Entry] = deque()
+        self._behind: dict[str, deque[Entry] | None] = {}  # a key is in here while its head is not done
+        self._sleeping: list[tuple[float, int, Entry]] = []
+        self._running = 0
+
+    def __len__(self) -> int:
+        """Changes read and not yet below the mark."""
+        return len(self._open)
+
+    @property
+    def running(self) -> int:
+        """Changes taken and neither finished nor put back."""
+        return self._running
+
+    @property
+    def ready(self) -> int:
+        return len(self._ready)
+
+    def add(self, page: Page) -> Sequence[Entry]:
+        """Append what was read, in order; the entries, all of them waiting or ready."""
+        entries = [Entry(change) for change in page.changes]
+        for entry in entries:
+            self._open.append(entry)
+            self.bytes += _size(entry.change)
+            self._enqueue(entry)
+        self._note_cursor(page.cursor)
+        return entries
+
+    def note(self, page: Page, entries: Iterable[Entry]) -> None:
+        """Like `add` for entries that go another way (their key is parked): they only hold the mark."""
+        for entry in entries:
+            self._open.append(entry)
+            self.bytes += _size(entry.change)
+        self._note_cursor(page.cursor)
+
+    def take(self, limit: int, now: float) -> list[Entry]:
+        """Up to `limit` entries that may start now, one of each key, oldest first."""
+        self._wake(now)
+        ready = self._ready
+        taken = [ready.popleft() for _ in range(min(limit, len(ready)))]
+        self._running += len(taken)
+        return taken
+
+    def take_batch(self, limit: int, now: float) -> list[Entry]:
+        """Up to `limit` entries for one call that works through them in order: several of one key may be in it."""
+        self._wake(now)
+        taken: list[Entry] = []
+        while self._ready and len(taken) < limit:
+            entry = self._ready.popleft()
+            taken.append(entry)
+            behind = self._behind[entry.change.key]
+            while behind and len(taken) < limit:
+                taken.append(behind.popleft())
+        taken.sort(key=_order)
+        self._running += len(taken)
+        return taken
+
+    def finish(self, entries: Iterable[Entry]) -> None:
+        """These are done (or durably kept elsewhere); their keys go on, and the mark moves if it can."""
+        for entry in entries:
+            self._running -= 1
+            entry.done = True
+            self._advance_key(entry.change.key)
+        self.move_mark()
+
+    def settle_batch(self, done: Sequence[Entry], back: Sequence[Entry], until: float, now: float) -> None:
+        """The end of one batch call: `back` come again from `until` on, before anything else of their keys.
+
+        What is done behind one that comes back, of the same key, must come again too: the caller puts it in `back`.
+        """
+        self._running -= len(done) + len(back)
+        for entry in done:
+            entry.done = True
+        again: dict[str, list[Entry]] = {}
+        for entry in back:
+            again.setdefault(entry.change.key, []).append(entry)
+        for key in {e.change.key for e in done} - again.keys():
+            self._advance_key(key)
+        for key, entries in again.items():
+            rest = self._behind.get(key)
+            self._behind[key] = deque([*entries[1:], *(rest or ())])
+            self._wait(entries[0], until, now)
+        self.move_mark()
+
+    def put_back(self, entry: Entry, until: float, now: float) -> None:
+        """It comes again from `until` (monotonic) on; its key waits for it."""
+        self._running -= 1
+        self._wait(entry, until, now)
+
+    def close(self, entries: Iterable[Entry]) -> None:
+        """Entries that went another way (`note`, `withdraw`) are durable: the mark may pass them."""
+        for entry in entries:
+            entry.done = True
+        self.move_mark()
+
+    def withdraw(self, key: str) -> list[Entry]:
+        """Everything of a key that has not been taken, in order: it goes another way. Frees the key."""
+        behind = self._behind.pop(key, None)
+        found = [e for e in self._ready if e.change.key == key]
+        found += [e for _, _, e in self._sleeping if e.change.key == key]
+        if found:
+            self._ready = deque(e for e in self._ready if e.change.key != key)
+            self._sleeping = [s for s in self._sleeping if s[2].change.key != key]
+        return sorted([*found, *(behind or ())], key=_order)
+
+    def hand_over(self, entry: Entry) -> list[Entry]:
+        """A taken entry goes another way, and with it all that waits behind it of its key, in order."""
+        self._running -= 1
+        return [entry, *self.withdraw(entry.change.key)]
+
+    def next_wake(self) -> float | None:
+        """When the first sleeping entry may start again (monotonic)."""
+        return self._sleeping[0][0] if self._sleeping else None
+
+    def drop_unstarted(self) -> None:
+        """Forget everything that was not taken: it will be read again from the mark by whoever comes next."""
+        self._ready.clear()
+        self._sleeping.clear()
+        self._behind = dict.fromkeys(self._behind)
+
+    def move_mark(self) -> None:
+        """Pass what is contiguously done; only a resumable cursor becomes the mark."""
+        opened = self._open
+        while opened and opened[0].done:
+            entry = opened.popleft()
+            self.bytes -= _size(entry.change)
+            if entry.cursor is not None:
+                self.mark = entry.cursor
+        if not opened:
+            self.mark = self.read_to
+
+    def _note_cursor(self, cursor: str) -> None:
+        self.read_to = cursor
+        if self._open:
+            self._open[-1].cursor = cursor  # the page's end resumes after its last change
+        else:
+            self.mark = cursor
+
+    def _enqueue(self, entry: Entry) -> None:
+        key = entry.change.key
+        if key not in self._behind:
+            self._behind[key] = None
+            self._ready.append(entry)
+            return
+        behind = self._behind[key]
+        if behind is None:
+            self._behind[key] = deque((entry,))
+        else:
+            behind.append(entry)
+
+    def _advance_key(self, key: str) -> None:
+        behind = self._behind.get(key)
+        if behind:
+            self._ready.append(behind.popleft())
+        else:
+            self._behind.pop(key, None)
+
+    def _wait(self, entry: Entry, until: float, now: float) -> None:
+        if until <= now:
+            self._ready.appendleft(entry)
+        else:
+            heappush(self._sleeping, (until, entry.change.order, entry))
+
+    def _wake(self, now: float) -> None:
+        while self._sleeping and self._sleeping[0][0] <= now:
+            self._ready.appendleft(heappop(self._sleeping)[2])
+
+
+def _order(entry: Entry) -> int:
+    return entry.change.order
+
+
+def _size(change: Logged) -> int:
+    return len(change.body or b"") + len(change.before or b"") + 200

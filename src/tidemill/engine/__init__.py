@@ -1,0 +1,1 @@
+"""The long-running services: membership, leases, queues, feeds, timers, handlers, health, drain."""
