@@ -1,0 +1,116 @@
+"""What the health server answers: a request's bytes and a snapshot in, a response's bytes out. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+from urllib.parse import parse_qs, urlsplit
+
+from tidemill.core import probes
+from tidemill.core.health import Check, Report, Status
+from tidemill.core.probes import Snapshot, Thresholds
+
+Metrics: TypeAlias = Callable[[Snapshot, float], str]
+"""All metrics in the Prometheus text format, version 0.0.4."""
+
+_Probe: TypeAlias = Callable[[Snapshot, float, Thresholds], Report]
+
+_PROBES: Mapping[str, _Probe] = {"/livez": probes.livez, "/readyz": probes.readyz, "/startupz": probes.startupz}
+_DOTNET: Mapping[Status, str] = {"healthy": "Healthy", "degraded": "Degraded", "unhealthy": "Unhealthy"}
+_TEXT = "text/plain; charset=utf-8"
+_JSON = "application/json"
+_PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+
+TOO_LONG = "414 URI Too Long"
+NOT_A_REQUEST = "400 Bad Request"
+NOT_ALLOWED = "405 Method Not Allowed"
+NOT_FOUND = "404 Not Found"
+SERVER_FAULT = "500 Internal Server Error"
+
+
+def answer(request: bytes, snapshot: Snapshot, now: float, limits: Thresholds, metrics: Metrics) -> bytes:
+    """The response to a complete request head."""
+    head = request.decode("latin-1").splitlines()
+    parts = head[0].split(" ")
+    if len(parts) != 3 or not parts[1].startswith("/"):
+        return refuse(NOT_A_REQUEST)
+    method, target, _ = parts
+    if method not in ("GET", "HEAD"):
+        return refuse(NOT_ALLOWED)
+    url = urlsplit(target)
+    as_json = any(_JSON in line.lower() for line in head[1:] if line.lower().startswith("accept:"))
+    verbose = "verbose" in parse_qs(url.query, keep_blank_values=True)
+    response = _page(url.path, snapshot, now, limits, metrics, as_json=as_json, verbose=verbose)
+    return response if method == "GET" else response[: response.index(b"\r\n\r\n") + 4]
+
+
+def refuse(status: str) -> bytes:
+    """A response that says no."""
+    return _response(status, _TEXT, f"{status.partition(' ')[2].lower()}\n")
+
+
+def _page(
+    path: str, snapshot: Snapshot, now: float, limits: Thresholds, metrics: Metrics, *, as_json: bool, verbose: bool
+) -> bytes:
+    if path == "/metrics":
+        return _response("200 OK", _PROMETHEUS, metrics(snapshot, now))
+    if path in ("/health", "/healthz"):
+        report = probes.health(snapshot, now, limits)
+        return _response(_status(report), _JSON, dotnet(report))
+    if path in _PROBES:
+        report = _PROBES[path](snapshot, now, limits)
+        if as_json:
+            return _response(_status(report), _JSON, dotnet(report))
+        return _response(_status(report), _TEXT, plain(report, verbose=verbose))
+    return refuse(NOT_FOUND)
+
+
+def plain(report: Report, *, verbose: bool = False) -> str:
+    """`ok`, or the failing checks, one a line with why; all of them with their status if `verbose`."""
+    if verbose:
+        return "".join(f"{c.health.status} {_line(c)}\n" for c in report.checks) + f"{report.status()}\n"
+    failing = probes.failing(report)
+    return "".join(f"{_line(check)}\n" for check in failing) if failing else "ok\n"
+
+
+def dotnet(report: Report) -> str:
+    """The report in the shape of .NET's `HealthReport`."""
+    entries = {
+        check.name: {
+            "status": _DOTNET[check.health.status],
+            "description": check.health.why or None,
+            "duration": _duration(check.seconds),
+            "tags": sorted(check.probes),
+        }
+        for check in report.checks
+    }
+    total = _duration(sum(check.seconds for check in report.checks))
+    return json.dumps({"status": _DOTNET[report.status()], "totalDuration": total, "entries": entries}) + "\n"
+
+
+def _line(check: Check) -> str:
+    return f"{check.name}: {check.health.why}" if check.health.why else check.name
+
+
+def _status(report: Report) -> str:
+    return "503 Service Unavailable" if report.status() == "unhealthy" else "200 OK"
+
+
+def _duration(seconds: float) -> str:
+    """As .NET writes a TimeSpan: hh:mm:ss.fffffff."""
+    ticks = round(seconds * 10_000_000)
+    whole, fraction = divmod(ticks, 10_000_000)
+    minutes, second = divmod(whole, 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours:02}:{minute:02}:{second:02}.{fraction:07}"
+
+
+def _response(status: str, kind: str, text: str) -> bytes:
+    body = text.encode()
+    allow = "Allow: GET, HEAD\r\n" if status == NOT_ALLOWED else ""
+    head = (
+        f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n{allow}"
+        "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode() + body
