@@ -1,0 +1,210 @@
+"""The capture of an existing table: triggers that write its changes into the log, and the rows it already has.
+
+The programs that write the table are foreign and open it with a plain SQLite, so the triggers use builtin
+functions only, also for the partition. A body is the row as a JSON object of its columns: integers and reals as
+numbers (with all their digits), text as strings, NULL as null, blobs as strings of upper-case hex digits.
+
+| the program does | the log gets |
+|---|---|
+| INSERT | put |
+| UPDATE | put; if id or key changed: delete of the old one first |
+| DELETE | delete |
+| INSERT OR REPLACE, REPLACE | put; if the row replaced had another key: delete of the old one first |
+
+SQLite fires no DELETE trigger for what REPLACE removes. So a BEFORE trigger notes the row with the same id and
+another key in `tidemill_replaced`, and the AFTER trigger, which fires only if the insert happened, turns the note
+into a delete. A row that is removed because of *another* UNIQUE column is seen only if the program sets `PRAGMA
+recursive_triggers`. A column that a trigger names cannot be dropped before the trigger is.
+
+Old rows come into the log when the first worker starts at the beginning, as puts of a kind of their own, in
+chunks by key, each in one transaction with the position: it goes on after a crash. A row that changes meanwhile
+needs no care: its old state, if it is copied at all, is committed before the change or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from sqlite3 import Connection
+
+from tidemill.adapters.sqlite.connection import literal, quoted
+from tidemill.errors import ConfigurationError
+from tidemill.model import TableSpec
+
+CHUNK = 1000
+"""Old rows brought into the log in one transaction."""
+
+NOW = "((julianday('now') - 2440587.5) * 86400.0)"
+
+LOG = "INSERT INTO tidemill_log (source, part, kind, doc, key, at, body, before)"
+
+HASHED = 12
+"""How many characters of each end of a key decide about its partition."""
+
+
+def install(connection: Connection, source: int, spec: TableSpec) -> None:
+    """Make the triggers, or make them anew when the columns or the declaration changed."""
+    columns = columns_of(connection, spec)
+    wanted = triggers(source, spec, columns)
+    rows = connection.execute(
+        "SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND name GLOB ?",
+        (f"tidemill_{source}_*",),
+    )
+    found = dict(rows.fetchall())
+    if found != wanted:
+        for name in found:
+            connection.execute(f"DROP TRIGGER {quoted(name)}")
+        for sql in wanted.values():
+            connection.execute(sql)
+
+
+def columns_of(connection: Connection, spec: TableSpec) -> list[str]:
+    """The table's columns; raises when the table or a declared column is missing."""
+    row = connection.execute(
+        "SELECT name, type, sql FROM sqlite_master WHERE name = ? COLLATE NOCASE AND type IN ('table', 'view')",
+        (spec.table,),
+    ).fetchone()
+    if row is None:
+        tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        known = [name for (name,) in tables if not name.startswith(("tidemill_", "sqlite_"))]
+        raise ConfigurationError(f"{spec.name}: there is no table {spec.table!r}{near(spec.table, known)}")
+    if row[1] == "view" or str(row[2]).upper().startswith("CREATE VIRTUAL"):
+        raise ConfigurationError(
+            f"{spec.name}: {spec.table!r} is a view or a virtual table; name the table itself"
+        )
+    info = connection.execute(f"PRAGMA table_xinfo({quoted(spec.table)})")
+    columns = [column[1] for column in info if column[6] != 1]
+    for column in (spec.id, spec.key):
+        if column not in columns:
+            raise ConfigurationError(
+                f"{spec.name}: table {spec.table!r} has no column {column!r}{near(column, columns)}"
+            )
+    return columns
+
+
+def near(name: str, known: Sequence[str]) -> str:
+    close = get_close_matches(name, known, 3, 0.5) or sorted(known)[:5]
+    return f"; did you mean {', '.join(map(repr, close))}?" if close else ""
+
+
+# --- SQL text -----------------------------------------------------------------------------------------------
+
+
+def text_of(value: str) -> str:
+    """An id or key as text; a blob as hex digits."""
+    return f"CASE typeof({value}) WHEN 'blob' THEN hex({value}) ELSE CAST({value} AS TEXT) END"
+
+
+def json_of(value: str) -> str:
+    """A value as JSON. Twenty digits: with fewer SQLite does not always print what reads back as the same real."""
+    real = f"CASE WHEN abs({value}) > 1.7976931348623157e308 THEN iif({value} > 0, '9e999', '-9e999')"
+    return (
+        f"CASE typeof({value}) WHEN 'real' THEN {real} ELSE printf('%!.20g', {value}) END"
+        f" WHEN 'blob' THEN '\"' || hex({value}) || '\"' ELSE json_quote({value}) END"
+    )
+
+
+def body_of(row: str, columns: Sequence[str]) -> str:
+    """The row (`NEW`, `OLD` or an alias) as a blob of JSON; by `||`, as json_object takes few columns."""
+    pairs = "||','||".join(
+        f"json_quote({literal(column)})||':'||{json_of(f'{row}.{quoted(column)}')}" for column in columns
+    )
+    return f"CAST('{{'||{pairs}||'}}' AS BLOB)"
+
+
+def partition_sql(key: str, partitions: int) -> str:
+    """A multiplicative hash over both ends of a text, within 63 bits (an overflow would become a real)."""
+    mixed = f"length({key})"
+    for place in range(1, HASHED + 1):
+        for at in (place, -place):
+            mixed = f"(({mixed}*16777619+ifnull(unicode(substr({key},{at},1)),0))&2147483647)"
+    return f"(({mixed}*40503>>13)&2147483647)%{partitions}"
+
+
+def entry(source: int, spec: TableSpec, kind: int, row: str, body: str, before: str, rows: str = "") -> str:
+    """A SELECT of log rows for `row` (from `rows`); the key falls back to the id where it is NULL."""
+    id = text_of(f"{row}.{quoted(spec.id)}")
+    key = f"coalesce({text_of(f'{row}.{quoted(spec.key)}')}, {id}, '')"
+    return (
+        f"SELECT {source}, {partition_sql('k', spec.partitions)}, {kind}, d, k, {NOW}, b, o"
+        f" FROM (SELECT coalesce({id}, '') AS d, {key} AS k, {body} AS b, {before} AS o{rows})"
+    )
+
+
+def triggers(source: int, spec: TableSpec, columns: Sequence[str]) -> dict[str, str]:
+    """The four triggers of a table, by name."""
+    new, old = body_of("NEW", columns), body_of("OLD", columns) if spec.before else "NULL"
+    id, key = quoted(spec.id), quoted(spec.key)
+    put = f"{LOG} {entry(source, spec, 0, 'NEW', new, 'NULL')};"
+    update = f"{LOG} {entry(source, spec, 0, 'NEW', new, old)};"
+    delete = entry(source, spec, 1, "OLD", "NULL", old)
+    moved = f"OLD.{id} IS NOT NEW.{id} OR OLD.{key} IS NOT NEW.{key}"
+    noted = f"FROM tidemill_replaced WHERE source = {source} AND doc = {text_of(f'NEW.{id}')}"
+    image = body_of("t", columns) if spec.before else "NULL"
+    note = (
+        f"INSERT OR REPLACE INTO tidemill_replaced SELECT {source}, {text_of(f't.{id}')},"
+        f" coalesce({text_of(f't.{key}')}, {text_of(f't.{id}')}, ''), {image}"
+        f" FROM {quoted(spec.table)} t WHERE t.{id} = NEW.{id} AND t.{key} IS NOT NEW.{key};"
+    )
+    replaced = f"{LOG} SELECT {source}, {partition_sql('key', spec.partitions)}, 1, doc, key, {NOW}, NULL, before {noted};"
+    forget = "DELETE FROM tidemill_replaced WHERE source = {} AND doc = {};"
+    bodies = {
+        "note": ("BEFORE INSERT", [f"DELETE {noted};", note]),
+        "insert": ("AFTER INSERT", [replaced, f"DELETE {noted};", put]),
+        "update": ("AFTER UPDATE", [f"{LOG} {delete} WHERE {moved};", update]),
+        "delete": ("AFTER DELETE", [f"{LOG} {delete};", forget.format(source, text_of(f"OLD.{id}"))]),
+    }
+    return {
+        f"tidemill_{source}_{name}": f"CREATE TRIGGER tidemill_{source}_{name} {when} ON {quoted(spec.table)}"
+        f" FOR EACH ROW BEGIN {' '.join(statements)} END"
+        for name, (when, statements) in bodies.items()
+    }
+
+
+# --- backfill -----------------------------------------------------------------------------------------------
+
+
+def backfill_wanted(connection: Connection, source: int) -> None:
+    connection.execute(
+        "UPDATE tidemill_source SET backfill = '' WHERE id = ? AND backfill IS NULL", (source,)
+    )
+
+
+def backfill_open(connection: Connection, source: int) -> bool:
+    row = connection.execute("SELECT backfill FROM tidemill_source WHERE id = ?", (source,)).fetchone()
+    return row is not None and row[0] is not None and row[0] != "done"
+
+
+def backfill_chunk(connection: Connection, source: int, spec: TableSpec) -> None:
+    """Copy the next rows into the log. The position is the last row's key as SQL literals, made by `quote`."""
+    (position,) = connection.execute(
+        "SELECT backfill FROM tidemill_source WHERE id = ?", (source,)
+    ).fetchone()
+    if position == "done":
+        return
+    columns = columns_of(connection, spec)
+    keys = table_key(connection, spec, columns)
+    order = ", ".join(f"t.{key}" for key in keys)
+    chunk = f"FROM {quoted(spec.table)} t {f'WHERE ({order}) > ({position})' if position else ''} ORDER BY {order}"
+    last = "||','||".join(f"quote(t.{key})" for key in keys)
+    rows = connection.execute(f"SELECT {last} {chunk} LIMIT {CHUNK}").fetchall()
+    if rows:
+        old_rows = f" FROM (SELECT t.* {chunk} LIMIT {CHUNK}) t"
+        connection.execute(f"{LOG} {entry(source, spec, 3, 't', body_of('t', columns), 'NULL', old_rows)}")
+    connection.execute(
+        "UPDATE tidemill_source SET backfill = ? WHERE id = ?",
+        (rows[-1][0] if len(rows) == CHUNK else "done", source),
+    )
+
+
+def table_key(connection: Connection, spec: TableSpec, columns: Sequence[str]) -> list[str]:
+    """What orders the rows of a table uniquely: the rowid, or the primary key where there is no rowid."""
+    listed = connection.execute(
+        "SELECT wr FROM pragma_table_list WHERE schema = 'main' AND name = ? COLLATE NOCASE", (spec.table,)
+    ).fetchone()
+    if not listed[0]:
+        hidden = {"rowid", "_rowid_", "oid"} - {column.lower() for column in columns}
+        if hidden:
+            return [min(hidden)]
+    info = connection.execute(f"PRAGMA table_info({quoted(spec.table)})").fetchall()
+    return [quoted(row[1]) for row in sorted((row for row in info if row[5]), key=lambda row: row[5])]

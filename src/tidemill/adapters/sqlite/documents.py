@@ -1,0 +1,191 @@
+"""Documents and their queries. Each write puts one row into the log in the same transaction.
+
+The etag of a document is the `seq` of the change that wrote it: unique for ever, and free.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from sqlite3 import Connection
+from typing import Any
+from zlib import crc32
+
+from tidemill.adapters.sqlite.schema import field_sql
+from tidemill.adapters.sqlite.session import OpenSource, Session
+from tidemill.errors import ConfigurationError
+from tidemill.model import (
+    CollectionSpec,
+    Delete,
+    Expect,
+    Filter,
+    Gone,
+    Mismatch,
+    Put,
+    Query,
+    Rows,
+    Stored,
+    Write,
+    Written,
+)
+
+LOG = "INSERT INTO tidemill_log (source, part, kind, doc, key, at, body, before) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+
+UPSERT = (
+    "INSERT INTO tidemill_document (source, id, key, etag, body) VALUES (?, ?, ?, ?, ?)"
+    " ON CONFLICT (source, id) DO UPDATE SET key = excluded.key, etag = excluded.etag, body = excluded.body"
+)
+
+
+class Documents:
+    """`ports.Documents` of one collection."""
+
+    def __init__(self, session: Session, spec: CollectionSpec) -> None:
+        self._session = session
+        self._source = session.source(spec.name)
+        self._fields = spec.fields
+        self._topics = (f"feed/{spec.name}",)
+
+    async def get(self, ids: Sequence[str]) -> Sequence[Stored | None]:
+        number = self._source.number
+        return await self._session.reads.submit(
+            lambda connection: [find(connection, number, id) for id in ids]
+        )
+
+    async def write(self, writes: Sequence[Write]) -> Sequence[Written]:
+        now = self._session.clock.now()
+        for write in writes:
+            if isinstance(write, Put):
+                self._session.check_body(write.body)
+        return await self._session.write(
+            lambda connection: [write_one(connection, self._source, write, now) for write in writes],
+            rings=self._topics,
+        )
+
+    async def query(self, query: Query) -> Rows:
+        asked = [query.order] if query.order is not None else []
+        for field in asked + [filter.field for filter in query.filters]:
+            if field not in self._fields:
+                declared = ", ".join(self._fields) or "none"
+                raise ConfigurationError(
+                    f"{self._source.spec.name}: field {field!r} is not declared (declared: {declared})"
+                )
+        return await self._session.slow.submit(
+            lambda connection: select(connection, self._source.number, query)
+        )
+
+
+# --- inside a transaction -----------------------------------------------------------------------------------
+
+
+def partition_of(key: str, partitions: int) -> int:
+    """The partition of a key: the same in every process and every release."""
+    return crc32(key.encode()) % partitions
+
+
+def find(connection: Connection, source: int, id: str) -> Stored | None:
+    row = connection.execute(
+        "SELECT key, etag, body FROM tidemill_document WHERE source = ? AND id = ?", (source, id)
+    ).fetchone()
+    return Stored(id, row[0], str(row[1]), row[2]) if row else None
+
+
+def write_one(connection: Connection, source: OpenSource, write: Write, now: float) -> Written:
+    """One write and its change."""
+    careful = source.spec.before or write.expect is not Expect.ANYTHING or isinstance(write, Delete)
+    found = find(connection, source.number, write.id) if careful else None
+    if not expected(write.expect, found):
+        return Mismatch(write.id, found)
+    before = found.body if found and source.spec.before else None
+    if isinstance(write, Put):
+        part = partition_of(write.key, source.spec.partitions)
+        change = (source.number, part, 0, write.id, write.key, now, write.body, before)
+        etag = connection.execute(LOG, change).lastrowid
+        connection.execute(UPSERT, (source.number, write.id, write.key, etag, write.body))
+        return Stored(write.id, write.key, str(etag), write.body)
+    if found is not None:
+        part = partition_of(found.key, source.spec.partitions)
+        connection.execute(LOG, (source.number, part, 1, write.id, found.key, now, None, before))
+        connection.execute(
+            "DELETE FROM tidemill_document WHERE source = ? AND id = ?", (source.number, write.id)
+        )
+    return Gone(write.id)
+
+
+def expected(expect: Expect | str, found: Stored | None) -> bool:
+    if expect is Expect.ANYTHING:
+        return True
+    if expect is Expect.NOTHING:
+        return found is None
+    return found is not None and found.etag == expect
+
+
+# --- queries ------------------------------------------------------------------------------------------------
+
+
+def select(connection: Connection, source: int, query: Query) -> Rows:
+    """One page by keyset: the continuation is the last row's order value and id.
+
+    With an order there are two ranges, rows where the field is missing and rows where it is not (NULL compares
+    with nothing); SQLite's order of types is null, number, text. Each range is one walk through the index.
+    """
+    where, args = conditions(source, query)
+    rows: list[tuple[Any, ...]] = []
+    for clause, order, more in ranges(query):
+        rows += connection.execute(
+            f"SELECT id, key, etag, body{order[0]} FROM tidemill_document WHERE {where}{clause}"
+            f" ORDER BY {order[1]} LIMIT ?",
+            (*args, *more, query.limit + 1 - len(rows)),
+        ).fetchall()
+        if len(rows) > query.limit:
+            break
+    continuation = None
+    if len(rows) > query.limit:
+        last = rows[query.limit - 1]
+        continuation = json.dumps([last[4] if query.order else None, last[0]])
+    documents = tuple(Stored(row[0], row[1], str(row[2]), row[3]) for row in rows[: query.limit])
+    return Rows(documents, continuation)
+
+
+def conditions(source: int, query: Query) -> tuple[str, list[Any]]:
+    # The number stands in the text: a partial index is not used for an argument.
+    clauses, args = [f"source = {int(source)}"], list[Any]()
+    if query.key is not None:
+        clauses.append("key = ?")
+        args.append(query.key)
+    for filter in query.filters:
+        clause, values = condition(filter)
+        clauses.append(clause)
+        args += values
+    return " AND ".join(clauses), args
+
+
+def condition(filter: Filter) -> tuple[str, list[Any]]:
+    """A filter as SQL. Values of another type never match: SQLite would find every text above every number."""
+    field = field_sql(filter.field)
+    if filter.value is None:
+        return (f"{field} IS NULL" if filter.op in ("=", "<=", ">=") else "0"), []
+    types = "('text')" if isinstance(filter.value, str) else "('integer', 'real')"
+    return f"{field} {filter.op} ? AND typeof({field}) IN {types}", [filter.value]
+
+
+def ranges(query: Query) -> Iterator[tuple[str, tuple[str, str], list[Any]]]:
+    """For each walk: its condition, what is selected and ordered by, and its arguments."""
+    way, beyond = ("DESC", "<") if query.descending else ("ASC", ">")
+    value, id = json.loads(query.continuation) if query.continuation is not None else (None, None)
+    after_id = "" if id is None else f" AND id {beyond} ?"
+    ids = [] if id is None else [id]
+    if query.order is None:
+        yield after_id, ("", f"id {way}"), ids
+        return
+    field = field_sql(query.order)
+    order = (f", {field}", f"{field} {way}, id {way}")
+    missing = (f" AND {field} IS NULL", (f", {field}", f"id {way}"))
+    if not query.descending and value is None:
+        yield missing[0] + after_id, missing[1], ids
+    if value is None and (id is None or not query.descending):
+        yield f" AND {field} IS NOT NULL", order, []
+    elif value is not None:
+        yield f" AND {field} {beyond}= ? AND ({field} {beyond} ? OR id {beyond} ?)", order, [value, value, id]
+    if query.descending:
+        yield missing[0] + (after_id if value is None else ""), missing[1], ids if value is None else []
