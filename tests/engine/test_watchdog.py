@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from tidemill.core.probes import NEVER, Snapshot
+from tidemill.core.probes import NEVER, USUAL, Snapshot, Thresholds
 from tidemill.engine.watchdog import Watchdog
 
 UP = Snapshot(at=0.0, started=True, handlers=0.0)
@@ -20,10 +20,10 @@ class Deaths:
         self.codes: list[int] = []
 
 
-def watch(published: Snapshot, looks: list[float], *, stuck: bool = True, **options: object) -> Deaths:
+def watch(published: Snapshot, looks: list[float], *, stuck: bool = True, limits: Thresholds = USUAL) -> Deaths:
     """Look at these times; the engine goes on publishing unless it is the engine that is `stuck`."""
     deaths = Deaths()
-    dog = Watchdog(end=deaths.codes.append, dump=deaths.told.append, **options)  # type: ignore[arg-type]
+    dog = Watchdog(end=deaths.codes.append, dump=deaths.told.append, limits=limits)
     for now in looks:
         dog(published if stuck else replace(published, at=now), now)
         if deaths.codes:
@@ -36,11 +36,11 @@ def seconds(until: int) -> list[float]:
 
 
 @pytest.mark.parametrize(("until", "codes"), [(119, []), (120, [1])])
-def test_a_silent_engine_ends_the_process_after_120_s(until: int, codes: list[int]):
+def test_a_silent_engine_ends_the_process_after_120_s(until: int, codes: list[int]) -> None:
     assert watch(UP, seconds(until)).codes == codes
 
 
-def test_a_silent_handlers_loop_ends_the_process_and_says_where():
+def test_a_silent_handlers_loop_ends_the_process_and_says_where() -> None:
     deaths = watch(replace(UP, stuck_in="bill", where="app.py:12"), seconds(120), stuck=False)
     assert deaths.codes == [1]
     assert deaths.told == [
@@ -48,11 +48,11 @@ def test_a_silent_handlers_loop_ends_the_process_and_says_where():
     ]
 
 
-def test_a_freeze_of_the_whole_process_is_nobodys_fault():
+def test_a_freeze_of_the_whole_process_is_nobodys_fault() -> None:
     assert watch(UP, [*seconds(10), *(500.0 + i for i in range(100))]).codes == []
 
 
-def test_a_loop_that_is_stuck_after_a_freeze_is_found():
+def test_a_loop_that_is_stuck_after_a_freeze_is_found() -> None:
     assert watch(UP, [*seconds(10), *(500.0 + i for i in range(121))]).codes == [1]
 
 
@@ -61,19 +61,19 @@ def test_a_loop_that_is_stuck_after_a_freeze_is_found():
     [replace(UP, started=False), replace(UP, draining=True)],
     ids=["a lifespan that loads for minutes", "a drain has its own budget"],
 )
-def test_handlers_are_not_watched(snapshot: Snapshot):
+def test_handlers_are_not_watched(snapshot: Snapshot) -> None:
     assert watch(snapshot, seconds(300), stuck=False).codes == []
 
 
-def test_an_engine_that_is_stuck_in_its_drain_is_found():
+def test_an_engine_that_is_stuck_in_its_drain_is_found() -> None:
     assert watch(replace(UP, draining=True), seconds(120)).codes == [1]
 
 
-def test_a_debugger_may_wait():
+def test_a_debugger_may_wait() -> None:
     assert watch(UP, seconds(1000), limits=NEVER).codes == []
 
 
-def test_the_end_prints_the_stacks_even_if_nobody_reads_them():
+def test_the_end_prints_the_stacks_even_if_nobody_reads_them() -> None:
     """stderr is a full pipe: a blocking write would hold the GIL for ever, so nothing would end."""
     program = (
         "import os\n"
@@ -91,7 +91,7 @@ def test_the_end_prints_the_stacks_even_if_nobody_reads_them():
     process.communicate()
 
 
-def test_the_end_names_the_loop_and_prints_the_stacks():
+def test_the_end_names_the_loop_and_prints_the_stacks() -> None:
     program = (
         "from tidemill.core.probes import Snapshot\n"
         "from tidemill.engine.watchdog import Watchdog\n"

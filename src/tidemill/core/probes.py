@@ -1,8 +1,8 @@
 """What the probes say, as a pure function of what was published last and the time.
 
-The engine publishes a `Snapshot` at each tick; the health thread compares it with its clock. So a stuck engine is seen by
-the age of its last snapshot (`at`), and what it saw last of the handlers' loop is judged by that moment: one stuck
-loop is never reported as two.
+The engine publishes a `Snapshot` at each tick; the health thread compares it with its clock. So a stuck engine is
+seen by the age of its last snapshot (`at`), and what it saw last of the handlers' loop is judged by that moment: one
+stuck loop is never reported as two.
 
 Liveness means: a restart would help. It never depends on another service: an attempt to poll that failed, a fenced
 store, an open breaker count for readiness only. Reasons are sentences of this module or a rule's own words; the
@@ -62,11 +62,12 @@ NEVER = Thresholds(*[float("inf")] * 6)
 class Seen:
     """What the engine reads off a worker at a tick.
 
-    `paused`: by a control, the breaker, a fence or a drain. `free`: slots nothing runs in. `waiting`: deliveries or changes
-    here that could be started now. `started`: calls started since the process began. `polls`: there is something to
-    poll (a timer has nothing, nor a feed without a partition). `polled`: when the last poll was attempted, `polling`:
-    it is still under way. `failing`: why the last poll failed. `overrun`: calls that run beyond their limit and 10 s,
-    the longest for `longest` seconds. `halted`: partitions that stand still until somebody decides.
+    `paused`: by a control, the breaker, a fence or a drain. `free`: slots nothing runs in. `waiting`: deliveries or
+    changes here that could be started now. `started`: calls started since the process began. `polls`: there is
+    something to poll (a timer has nothing, nor a feed without a partition). `polled`: when the last poll was
+    attempted, `polling`: it is still under way. `failing`: why the last poll failed. `overrun`: calls that run beyond
+    their limit and 10 s, the longest for `longest` seconds. `halted`: partitions that stand still until somebody
+    decides.
     """
 
     worker: str

@@ -4,8 +4,9 @@ State: `_snapshot`, one attribute that `publish` swaps and a turn reads once; th
 thread alone. It takes no lock, calls no user code, does no look-up and writes no log, so nothing that waits elsewhere
 can silence a probe; only who holds the GIL can.
 
-Bounds, so that nobody can silence it from outside either: at most 32 connections (the oldest makes room for a new one),
-2 s for each from accept to close, 8 kB of request line, 16 kB of request, one request per connection, GET and HEAD only.
+Bounds, so that nobody can silence it from outside either: at most 32 connections (the oldest makes room for a new
+one), 2 s for each from accept to close, 8 kB of request line, 16 kB of request, one request per connection, GET and
+HEAD only.
 """
 
 from __future__ import annotations

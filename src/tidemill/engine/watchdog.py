@@ -1,9 +1,9 @@
 """The last resort: a loop that is silent for two minutes ends the process, kubelet or not.
 
-It looks from the health thread, once a turn. Silence counts only while the watchdog itself was looking: after a freeze of
-the whole process (SIGSTOP, a suspended host, a held GIL) everybody is late at once and nobody is stuck, so a gap between
-two looks starts the wait anew. While starting nothing is watched (a lifespan may load for minutes and the startup probe
-decides), while draining only the engine (the drain has its own budget for handlers).
+It looks from the health thread, once a turn. Silence counts only while the watchdog itself was looking: after a
+freeze of the whole process (SIGSTOP, a suspended host, a held GIL) everybody is late at once and nobody is stuck, so
+a gap between two looks starts the wait anew. While starting nothing is watched (a lifespan may load for minutes and
+the startup probe decides), while draining only the engine (the drain has its own budget for handlers).
 
 Who holds the GIL stops this thread, too: against that `arm` has a C thread print where, without the GIL.
 """
