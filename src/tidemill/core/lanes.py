@@ -33,6 +33,8 @@ class Lanes:
 
     def __init__(self, cursor: str) -> None:
         self.mark = cursor
+        self.passed = -1
+        """The order of the last change below the mark, -1 before the first."""
         self.read_to = cursor
         self.bytes = 0
         self._open: deque[Entry] = deque()
@@ -60,7 +62,7 @@ class Lanes:
         for entry in entries:
             self._open.append(entry)
             self.bytes += _size(entry.change)
-            self._enqueue(entry)
+            self.enqueue(entry)
         self._note_cursor(page.cursor)
         return entries
 
@@ -141,10 +143,10 @@ class Lanes:
             self._sleeping = [s for s in self._sleeping if s[2].change.key != key]
         return sorted([*found, *(behind or ())], key=_order)
 
-    def hand_over(self, entry: Entry) -> list[Entry]:
-        """A taken entry goes another way, and with it all that waits behind it of its key, in order."""
-        self._running -= 1
-        return [entry, *self.withdraw(entry.change.key)]
+    def hand_over(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Taken entries of one key go another way, and with them all that waits behind them, in order."""
+        self._running -= len(entries)
+        return [*entries, *self.withdraw(entries[0].change.key)]
 
     def next_wake(self) -> float | None:
         """When the first sleeping entry may start again (monotonic)."""
@@ -163,7 +165,7 @@ class Lanes:
             entry = opened.popleft()
             self.bytes -= _size(entry.change)
             if entry.cursor is not None:
-                self.mark = entry.cursor
+                self.mark, self.passed = entry.cursor, entry.change.order
         if not opened:
             self.mark = self.read_to
 
@@ -174,7 +176,8 @@ class Lanes:
         else:
             self.mark = cursor
 
-    def _enqueue(self, entry: Entry) -> None:
+    def enqueue(self, entry: Entry) -> None:
+        """An entry that stands in the log order joins the lane of its key."""
         key = entry.change.key
         if key not in self._behind:
             self._behind[key] = None

@@ -13,7 +13,7 @@ from typing import Protocol, TypeAlias
 
 from tidemill.app.worker import Worker
 from tidemill.core.fence import Fence
-from tidemill.model import Delivery, Logged, Message, Verdict, Write
+from tidemill.model import Delivery, Done, Logged, Message, Verdict, Write
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,11 @@ class Token:
     lease: str
     epoch: int
     nonce: str
+
+
+def all_done(ends: Sequence[End]) -> bool:
+    """Whether each of them is `Done`: only then do collected effects count."""
+    return all(isinstance(end, Ended) and isinstance(end.verdict, Done) for end in ends)
 
 
 class Sink(Protocol):

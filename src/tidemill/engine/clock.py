@@ -1,0 +1,32 @@
+"""The clock of the machine."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+
+class SystemClock:
+    """Real time. Monotonic is CLOCK_BOOTTIME where there is one: CLOCK_MONOTONIC stands still while a machine is
+    suspended, and a fence that did not see the suspension would hold for too long."""
+
+    def __init__(self) -> None:
+        self._id = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+    def now(self) -> float:
+        return time.time()
+
+    def monotonic(self) -> float:
+        return time.clock_gettime(self._id)
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def wait(self, event: asyncio.Event, timeout: float) -> bool:
+        if event.is_set():
+            return True
+        try:
+            async with asyncio.timeout(timeout):
+                return await event.wait()
+        except TimeoutError:
+            return False

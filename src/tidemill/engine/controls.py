@@ -1,0 +1,91 @@
+"""Controls: wishes written as records. Only the owner of the thing acts on one, and then removes it.
+
+`control/worker/<worker>` {wish: pause} stands for as long as the pause; `control/feed/<worker>/<partition>/<n>` {wish:
+replay | drop, key} or {wish: resume | reset} is for whoever holds the partition. Looked for once a second and when the
+bell rings. A wish that was acted on and not removed (a crash in between) is acted on again: each is idempotent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Mapping, Sequence
+
+from tidemill.engine.feeds import FeedWorker
+from tidemill.engine.parking import Decided
+from tidemill.engine.queues import QueueWorker
+from tidemill.errors import TidemillError
+from tidemill.model import Record, Swap
+from tidemill.ports import Store
+
+PAUSE = "control/worker/"
+FEED = "control/feed/"
+
+
+class Controls:
+    """Reads the wishes that concern the workers of this replica."""
+
+    def __init__(self, store: Store, feeds: Sequence[FeedWorker], queues: Sequence[QueueWorker]) -> None:
+        self._store = store
+        self._feeds: Mapping[str, FeedWorker] = {feed.worker: feed for feed in feeds}
+        self._queues: Mapping[str, QueueWorker] = {queue.worker.name: queue for queue in queues}
+        self._acting: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def look(self) -> None:
+        """One look at all wishes. A store that does not answer is asked again at the next."""
+        names = [*self._feeds, *self._queues]
+        try:
+            pauses = await self._store.get([PAUSE + name for name in names]) if names else []
+            wishes = await self._store.scan(FEED, FEED, 1_000) if self._feeds else []
+        except TidemillError:
+            return
+        for name, record in zip(names, pauses, strict=True):
+            self._pause(name, record is not None and record.value.get("wish") == "pause")
+        for record in wishes:
+            self._act(record)
+
+    def _pause(self, name: str, paused: bool) -> None:
+        worker = self._feeds.get(name) or self._queues.get(name)
+        if worker is not None and worker.paused != paused:
+            worker.pause(paused)
+
+    def _act(self, record: Record) -> None:
+        worker, _, rest = record.key.removeprefix(FEED).partition("/")
+        partition, _, _ = rest.partition("/")
+        feed = self._feeds.get(worker)
+        if feed is None or partition not in feed.parts or record.key in self._acting:
+            return
+        match record.value.get("wish"):
+            case "replay" | "drop" as wish:
+                key = str(record.value.get("key"))
+                if feed.decide(partition, Decided(key, wish, lambda: self._remove(record))):
+                    self._acting.add(record.key)
+            case "resume":
+                feed.resume_halted(partition)
+                self._remove(record)
+            case "reset":
+                self._acting.add(record.key)
+                self._spawn(feed, partition, record)
+
+    def _spawn(self, feed: FeedWorker, partition: str, record: Record) -> None:
+        async def reset() -> None:
+            await feed.reset(partition, str(record.value.get("cursor")))
+            self._remove(record)
+
+        self._track(reset())
+
+    def _remove(self, record: Record) -> None:
+        async def remove() -> None:
+            try:
+                await self._store.swap([Swap(record.key, record.version, None)])
+            except TidemillError:
+                return  # it is found and acted on again: idempotent
+            finally:
+                self._acting.discard(record.key)
+
+        self._track(remove())
+
+    def _track(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

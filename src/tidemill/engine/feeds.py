@@ -1,0 +1,473 @@
+"""A feed worker: read the partitions we hold, keep order per key, move the mark.
+
+State: a `PartitionWork` for each partition held; `_works` says what each running call is about. Trust: a lease is ours
+while the fence of its store holds; it is compared before each user call (by the handlers' side) and before each
+write of checkpoint or park. Failure cases: a lost partition is forgotten at once, its handlers are cancelled and what
+they still return is ignored; a crash re-reads from the mark; a key that fails goes by the park and never holds
+the mark.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Mapping, Sequence
+from random import Random
+from typing import Any
+
+from tidemill.app.worker import OnChange, Worker
+from tidemill.core.breaker import Breaker
+from tidemill.core.flow import Flow
+from tidemill.core.lanes import Lanes
+from tidemill.engine.effects import Effects
+from tidemill.engine.feed_results import FeedResults
+from tidemill.engine.leases import Hold
+from tidemill.engine.membership import Membership
+from tidemill.engine.parking import Decided, Journal
+from tidemill.engine.partition import PartitionWork, Work
+from tidemill.engine.patience import Patience
+from tidemill.engine.work import Call, Hands, Result
+from tidemill.errors import TidemillError
+from tidemill.model import Expired, Fact, Lag, Moved, Observer, Page, Swap
+from tidemill.ports import Clock, DeadLetters, Feed, Store
+
+READ_MOST = 1_000
+READ_WAIT = 0.5
+PARKED_AT_ONCE = 4
+
+
+class FeedWorker:
+    """Works the partitions of one feed with one handler. `run()` until `stop()`; `Leases` gives and takes partitions."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        feed: Feed,
+        *,
+        store: Store,
+        letters: DeadLetters,
+        membership: Membership,
+        hands: Hands,
+        effects: Effects | None,
+        clock: Clock,
+        random: Random,
+        observer: Observer,
+    ) -> None:
+        assert isinstance(worker.trigger, OnChange)
+        self.trigger = worker.trigger
+        self.declared = worker
+        self.worker = worker.name
+        self.group = worker.group
+        self.feed = feed
+        self.paused = False
+        self.polled = clock.monotonic()
+        self.poll_error = ""
+        self.breaker = Breaker()
+        self.parts: dict[str, PartitionWork] = {}
+        self.lags: Mapping[str, Lag] = {}
+        self._store = store
+        self._letters = letters
+        self._membership = membership
+        self._hands = hands
+        self._clock = clock
+        self._random = random
+        self._observe = observer
+        self._patience = Patience(clock, random, membership.fence)
+        self._batch = worker.policy.batch
+        self._flow = Flow(worker.policy.concurrency * (self._batch or 1), worker.policy.rate, clock.monotonic())
+        self._works: dict[Call, Work] = {}
+        self._running = 0
+        self._turn = 0
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._stalled = False
+        self._results = FeedResults(
+            worker,
+            letters,
+            effects=effects,
+            breaker=self.breaker,
+            patience=self._patience,
+            clock=clock,
+            random=random,
+            observer=observer,
+            lose=self.lost,
+            ended=self._wake.set,
+        )
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # --- what Leases asks -----------------------------------------------------------------------------------
+
+    async def partitions(self) -> Sequence[str]:
+        return await self.feed.partitions()
+
+    async def start(self, partition: str) -> str:
+        return await self.feed.start(partition, self.trigger.start)
+
+    async def acquired(self, hold: Hold) -> None:
+        """The lease is ours: seal the park, read what is finished, begin."""
+        journal = Journal(
+            self.worker,
+            hold.partition,
+            store=self._store,
+            letters=self._letters,
+            patience=self._patience,
+            random=self._random,
+            now=self._clock.now,
+            lost=lambda why: self.lost(hold.partition, why),
+            changed=self._wake.set,
+        )
+        await journal.seal(hold.token[0])
+        part = PartitionWork(hold, journal, await self._finished(hold.key))
+        if hold.lease.state == "halted":
+            part.halted = "halted"
+        if not hold.lost:
+            self.parts[hold.partition] = part
+            self._wake.set()
+
+    async def quiet(self, partition: str, deadline: float) -> bool:
+        """Stop reading it and let what runs end; True once nothing of it runs. Else it is kept."""
+        part = self.parts.get(partition)
+        if part is None:
+            return True
+        part.reading = False
+        part.lanes.drop_unstarted()
+        self.return_unstarted()
+        while not part.quiet and not part.closed and self._clock.monotonic() < deadline:
+            await self._clock.wait(part.changed, min(0.25, max(deadline - self._clock.monotonic(), 0.001)))
+            part.changed.clear()
+        if part.closed:
+            return True
+        part.mark()
+        if part.quiet:
+            self._forget(part)
+            return True
+        self._tasks.add(task := asyncio.get_running_loop().create_task(self._restart(part)))
+        task.add_done_callback(self._tasks.discard)
+        return False
+
+    def lost(self, partition: str, why: str) -> None:
+        """It is not ours any more: cancel what runs, write nothing."""
+        part = self.parts.get(partition)
+        if part is None:
+            return
+        self._forget(part)
+        self._observe(Fact("partition_lost", self.worker, detail={"partition": partition, "why": why}))
+        self._hands.cancel([call for call, work in self._works.items() if work.partition is part], why)
+
+    # --- running --------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Read ahead and hand over, until `stop()`."""
+        while not self._stopping:
+            cursors = self._readable()
+            if not cursors:
+                await self._clock.wait(self._wake, 0.25)
+                self._wake.clear()
+                self.dispatch()
+                continue
+            try:
+                pages = await self._read(cursors)
+            except TidemillError as error:
+                if not self.poll_error:
+                    self._observe(Fact("poll_failed", self.worker, detail={"error": str(error)}))
+                self.poll_error = str(error)
+                await self._clock.sleep(0.25 + self._random.random())
+                continue
+            self.poll_error = ""
+            for name, page in pages.items():
+                self._arrived(name, page)
+            self.dispatch()
+
+    def stop(self) -> None:
+        """Read nothing more and start nothing more; what runs goes on. Idempotent."""
+        self._stopping = True
+        for part in self.parts.values():
+            part.reading = False
+            part.lanes.drop_unstarted()
+        self.return_unstarted()
+        self._wake.set()
+
+    def pause(self, paused: bool) -> None:
+        self.paused = paused
+        if paused:
+            self.return_unstarted()
+        self._wake.set()
+
+    def stall(self, stalled: bool) -> None:
+        """The handlers' loop is silent: nothing new is started; `Leases` lets go what nothing runs of."""
+        self._stalled = stalled
+        if stalled:
+            self.return_unstarted()
+        self._wake.set()
+
+    def cancel(self, why: str) -> None:
+        """End what runs; it comes again from the mark."""
+        self._hands.cancel(list(self._works), why)
+
+    @property
+    def running(self) -> Sequence[Call]:
+        return list(self._works)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is read ahead, worked on or written."""
+        return not self._works and all(not len(p.lanes) and p.quiet for p in self.parts.values())
+
+    def return_unstarted(self, *, waited: float = 0.0) -> None:
+        """Take back what no handler has begun; it stays first in its lane."""
+        now = self._clock.monotonic()
+        for call in self._hands.take_back(self.worker, waited=waited):
+            work = self._works.pop(call)
+            self._running -= len(call.items)
+            self._results.unstarted(work, now)
+
+    def decide(self, partition: str, step: Decided) -> bool:
+        """Act on a wish about a parked key, if the partition is ours."""
+        part = self.parts.get(partition)
+        if part is None or part.closed:
+            return False
+        part.journal.add(step)
+        return True
+
+    async def reset(self, partition: str, cursor: str) -> None:
+        """Somebody decided: go on from another cursor. The epoch rises, so that nothing of before can be written."""
+        part = self.parts.get(partition)
+        if part is None:
+            return
+        part.reading = False
+        part.lanes.drop_unstarted()
+        self.return_unstarted()
+        self._hands.cancel([call for call, work in self._works.items() if work.partition is part], "reset")
+        while not part.quiet and not part.closed:
+            await self._clock.wait(part.changed, 0.25)
+            part.changed.clear()
+        if not part.closed:
+            self._forget(part)
+            await part.hold.reset(cursor)
+            await self.acquired(part.hold)
+
+    def resume_halted(self, partition: str) -> None:
+        part = self.parts.get(partition)
+        if part is not None and part.halted:
+            part.halted = ""
+            part.hold.mark(part.lanes.mark, state="running")
+            self._wake.set()
+
+    async def measure(self) -> None:
+        """How far behind each partition is; for status and metrics."""
+        cursors = {name: part.lanes.mark for name, part in self.parts.items()}
+        try:
+            self.lags = await self.feed.lag(cursors) if cursors else {}
+        except TidemillError:
+            return  # the next one may succeed; a failing backend is told by the polls
+
+    def results(self, results: Sequence[Result]) -> None:
+        """Ends of calls: lanes, marks, parks; then more work."""
+        now = self._clock.monotonic()
+        ended = 0
+        for result in results:
+            work = self._works.pop(result.call, None)
+            if work is None:
+                continue
+            ended += len(result.ends)
+            self._results.take(work, result, now)
+        self._running -= ended
+        self._flow.ended(ended, now)
+        self._results.flush()
+        self.dispatch()
+        self._wake.set()
+
+    def dispatch(self) -> None:
+        """Hand over what may start, fairly over the partitions, as much as can start soon."""
+        now = self._clock.monotonic()
+        room = self._room(now)
+        calls: list[Call] = []
+        parts = list(self.parts.values())
+        for offset in range(len(parts)):
+            if room <= 0:
+                break
+            part = parts[(self._turn + offset) % len(parts)]
+            if part.closed or part.halted or not part.reading:
+                continue
+            made = self._calls_of(part, room, now)
+            room -= sum(len(call.items) for call in made)
+            calls += made
+        self._turn += 1
+        if calls:
+            self._running += sum(len(call.items) for call in calls)
+            self._flow.took(sum(len(call.items) for call in calls))
+            self._hands.submit(calls)
+
+    # --- inside ---------------------------------------------------------------------------------------------
+
+    def _room(self, now: float) -> int:
+        if self._stopping or self._stalled or self.paused or not self._membership.fence.holds(now):
+            return 0
+        allowed = self.breaker.allow(now)
+        if allowed is not None:
+            return max(allowed - self._running, 0)
+        return self._flow.room(self._running, now)
+
+    def _calls_of(self, part: PartitionWork, room: int, now: float) -> list[Call]:
+        self._try_parked(part)
+        if part.single:
+            return self._single(part, now)
+        if self._batch:
+            entries = part.lanes.take_batch(min(room, self._batch), now)
+            return [self._call(Work(part, entries))] if entries else []
+        return [self._call(Work(part, (entry,))) for entry in part.lanes.take(room, now)]
+
+    def _call(self, work: Work) -> Call:
+        entries = work.entries
+        call = Call(
+            self.declared,
+            tuple([entry.change for entry in entries]),
+            self._membership.fence,
+            self,
+            entries[0].failures + 1,
+            1,
+            work.partition.token,
+        )
+        self._works[call] = work
+        work.partition.calls += 1
+        return call
+
+    def _single(self, part: PartitionWork, now: float) -> list[Call]:
+        """One change at a time, each named in the lease before it starts: who ends the process is found."""
+        if part.calls or part.trying:
+            return []
+        taken = part.lanes.take(1, now)
+        if not taken:
+            return []
+        [entry] = taken
+        if part.named == entry.change.order:
+            part.named = None
+            self._results.killer(part, entry, now)
+            return []
+        part.calls += 1  # it counts as running while its name is being written
+        self._spawn(self._name_then_start(part, Work(part, (entry,))))
+        return []
+
+    async def _name_then_start(self, part: PartitionWork, work: Work) -> None:
+        part.hold.mark(part.lanes.mark, running_one=work.entries[0].change.order)
+        await part.hold.flush()
+        part.calls -= 1
+        if part.closed or part.hold.lost or self._stopping or not part.reading:
+            part.lanes.put_back(work.entries[0], 0.0, 0.0)
+            part.changed.set()
+            return
+        call = self._call(work)
+        self._running += 1
+        self._hands.submit([call])
+
+    def _try_parked(self, part: PartitionWork) -> None:
+        """Begin with the heads of keys that are due; a few at a time, so that live changes go on."""
+        if not part.journal.index.keys or part.single:
+            return
+        for key in part.journal.index.due(self._clock.now()):
+            if len(part.trying) >= PARKED_AT_ONCE:
+                return
+            if key not in part.trying:
+                part.trying.add(key)
+                self._spawn(self._try_head(part, key))
+
+    async def _try_head(self, part: PartitionWork, key: str) -> None:
+        change = await part.journal.head(key)
+        if change is None or part.closed or not part.reading or self._stopping:
+            part.trying.discard(key)
+            return
+        call = self._call(self._results.head(part, key, change))
+        self._running += 1
+        self._hands.submit([call])
+
+    def _readable(self) -> dict[str, str]:
+        if self.paused or not self._membership.fence.holds(self._clock.monotonic()):
+            return {}
+        return {name: part.lanes.read_to for name, part in self.parts.items() if part.room() > READ_MOST // 4}
+
+    async def _read(self, cursors: Mapping[str, str]) -> Mapping[str, Page | Moved | Expired]:
+        """One read; given up (reading takes nothing) when other partitions have become readable meanwhile."""
+        self.polled = self._clock.monotonic()
+        limit = min(READ_MOST, *(part.room() for name, part in self.parts.items() if name in cursors))
+        reading = asyncio.ensure_future(self.feed.read(cursors, limit, READ_WAIT))
+        reading.add_done_callback(lambda _: self._wake.set())
+        try:
+            while not reading.done():
+                await self._clock.wait(self._wake, READ_WAIT)
+                self._wake.clear()
+                if not reading.done():
+                    self.dispatch()
+                    if self._stopping or self._readable().keys() != cursors.keys():
+                        return {}
+            return reading.result()
+        finally:
+            reading.cancel()
+
+    def _arrived(self, name: str, page: Page | Moved | Expired) -> None:
+        part = self.parts.get(name)
+        if part is None or not part.reading:
+            return
+        match page:
+            case Page():
+                part.arrived(page)
+                part.mark()
+            case Expired(cursor):
+                self._observe(Fact("expired", self.worker, detail={"partition": name}))
+                if part.quiet and not len(part.lanes):
+                    part.lanes = Lanes(cursor)
+                    part.mark()
+            case Moved(children):
+                part.reading = False
+                self._spawn(self._split(part, children))
+
+    async def _split(self, part: PartitionWork, children: Mapping[str, str]) -> None:
+        """Work off what was read and what is parked, then hand the children on. Parked keys keep the parent."""
+        while not part.closed and (len(part.lanes) or not part.quiet or part.journal.index.keys):
+            await self._clock.wait(part.changed, 1.0)
+            part.changed.clear()
+        if not part.closed:
+            self._forget(part)
+            await part.hold.split(children)
+
+    async def _finished(self, lease: str) -> set[str]:
+        prefix = f"finished/{lease}/"
+        found: set[str] = set()
+        after = prefix
+        while True:
+            start = after
+            records = await self._patience.until_answered(lambda: self._store.scan(prefix, start, 1_000))  # noqa: B023
+            found.update(record.key.removeprefix(prefix) for record in records)
+            if len(records) < 1_000:
+                return found
+            after = records[-1].key
+
+    async def tidy(self, part: PartitionWork) -> None:
+        """Remove finished rows that lie below the mark as it is stored."""
+        gone = part.stored_below()
+        if not gone:
+            return
+        keys = [f"finished/{part.hold.key}/{change}" for change in gone]
+        records = await self._patience.until_answered(lambda: self._store.get(keys))
+        swaps = [Swap(record.key, record.version, None) for record in records if record]
+        if swaps:  # a stale reply means that it is gone already
+            await self._patience.until_answered(lambda: self._store.swap(swaps))
+
+    async def _restart(self, part: PartitionWork) -> None:
+        """It is kept: once what runs has ended, go on from the mark."""
+        while not part.quiet and not part.closed:
+            await self._clock.wait(part.changed, 0.25)
+            part.changed.clear()
+        if not part.closed and not self._stopping:
+            part.lanes = Lanes(part.lanes.mark)
+            part.reading = True
+            self._wake.set()
+
+    def _forget(self, part: PartitionWork) -> None:
+        part.closed = True
+        part.journal.close()
+        if self.parts.get(part.name) is part:
+            del self.parts[part.name]
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

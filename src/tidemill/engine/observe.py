@@ -1,0 +1,56 @@
+"""Facts about finished calls, told in batches: one fact for each worker and verdict and turn of the loop."""
+
+from __future__ import annotations
+
+from tidemill.engine.work import Cancelled, End, Ended, Failed, Misfit, Result, Unstarted
+from tidemill.model import Dead, Done, Fact, Later, Observer
+
+
+class Handled:
+    """Counts the ends of one worker and tells them when asked."""
+
+    def __init__(self, worker: str, observer: Observer) -> None:
+        self._worker = worker
+        self._observe = observer
+        self._counts: dict[str, int] = {}
+        self._seconds: list[float] = []
+
+    def note(self, result: Result) -> None:
+        """One call has ended."""
+        for end in result.ends:
+            word = verdict_word(end)
+            self._counts[word] = self._counts.get(word, 0) + 1
+        self._seconds.append(result.seconds)
+
+    def tell(self) -> None:
+        """Pass on what was noted since the last time."""
+        if not self._counts:
+            return
+        counts, self._counts = self._counts, {}
+        seconds, self._seconds = self._seconds, []
+        for word, count in counts.items():
+            self._observe(Fact("handled", self._worker, count, detail={"verdict": word}))
+        self._observe(Fact("handler_seconds", self._worker, len(seconds), sum(seconds), {"each": seconds}))
+
+
+def verdict_word(end: End) -> str:
+    """How an end is named in metrics and logs."""
+    match end:
+        case Ended(Done()):
+            return "done"
+        case Ended(Later(attempt=False)):
+            return "snoozed"
+        case Ended(Later()):
+            return "failed"
+        case Ended(Dead()):
+            return "rejected"
+        case Failed():
+            return "failed"
+        case Misfit():
+            return "unfit"
+        case Cancelled():
+            return "cancelled"
+        case Unstarted():
+            return "unstarted"
+        case _:
+            return "unknown"

@@ -1,0 +1,188 @@
+"""Sends and document writes of handlers, on their way to the backend.
+
+Handlers live on their own loop, backends on the engine's. What handlers ask for crosses in batches, one wake-up a
+batch, and is coalesced: of each operation and place one request is in flight, and what is asked meanwhile goes
+with the next, so that many small writes share one commit. The same object serves a client without a worker, where
+both loops are one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeAlias
+
+from tidemill.engine.places import Places
+from tidemill.errors import TidemillError, Unavailable
+from tidemill.model import Message, Query, Rows, Stored, Write, Written
+
+Lane: TypeAlias = tuple[str, str]
+
+MOST = 1_000
+"""Items in one request to a port."""
+
+
+class Asked:
+    """One call of a handle: its items, and the future on the caller's loop that waits for as many results."""
+
+    __slots__ = ("future", "items", "loop")
+
+    def __init__(self, items: Sequence[Any], loop: asyncio.AbstractEventLoop) -> None:
+        self.items = items
+        self.loop = loop
+        self.future: asyncio.Future[Sequence[Any]] = loop.create_future()
+
+
+class Outlet:
+    """Implements `tidemill.app.client.Client` over the ports. Made on the engine's loop, used from any."""
+
+    def __init__(self, places: Places, loop: asyncio.AbstractEventLoop) -> None:
+        self._places = places
+        self._loop = loop
+        self._lock = threading.Lock()
+        self._arrivals: list[tuple[Lane, Asked]] = []
+        self._waiting: defaultdict[Lane, list[Asked]] = defaultdict(list)
+        self._busy: dict[Lane, asyncio.Task[None]] = {}
+        self._closed = False
+
+    async def send(self, queue: str, messages: Sequence[Message]) -> Sequence[str]:
+        return await self._ask(("send", queue), messages)
+
+    async def get(self, collection: str, ids: Sequence[str]) -> Sequence[Stored | None]:
+        return await self._ask(("get", collection), ids)
+
+    async def write(self, collection: str, writes: Sequence[Write]) -> Sequence[Written]:
+        return await self._ask(("write", collection), writes)
+
+    async def query(self, collection: str, query: Query) -> Rows:
+        [rows] = await self._ask(("query", collection), [query])
+        assert isinstance(rows, Rows)
+        return rows
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is asked or under way."""
+        return not self._arrivals and not self._busy
+
+    async def close(self) -> None:
+        """Finish what was asked; what is asked afterwards is refused."""
+        self._closed = True
+        while self._busy:
+            await asyncio.gather(*self._busy.values())
+
+    async def _ask(self, lane: Lane, items: Sequence[Any]) -> Sequence[Any]:
+        asked = Asked(items, asyncio.get_running_loop())
+        with self._lock:
+            first = not self._arrivals
+            self._arrivals.append((lane, asked))
+        if first:  # the others of this batch are seen by the same wake-up
+            self._wake(asked.loop)
+        return await asked.future
+
+    def _wake(self, caller: asyncio.AbstractEventLoop) -> None:
+        try:
+            if caller is self._loop:
+                caller.call_soon(self._arrive)
+            else:
+                self._loop.call_soon_threadsafe(self._arrive)
+        except RuntimeError:
+            raise Unavailable("the worker has stopped") from None
+
+    def _arrive(self) -> None:
+        with self._lock:
+            arrivals, self._arrivals = self._arrivals, []
+        for lane, asked in arrivals:
+            self._waiting[lane].append(asked)
+            if lane not in self._busy:
+                self._busy[lane] = self._loop.create_task(self._serve(lane))
+
+    async def _serve(self, lane: Lane) -> None:
+        try:
+            while self._waiting[lane]:
+                batch = _first(self._waiting[lane])
+                if self._closed:
+                    _answer(batch, Unavailable("the worker has stopped"))
+                    continue
+                await self._request(lane, batch)
+        finally:
+            del self._busy[lane]
+            del self._waiting[lane]
+
+    async def _request(self, lane: Lane, batch: list[Asked]) -> None:
+        items = [item for asked in batch for item in asked.items]
+        try:
+            results: Sequence[Any] = await self._call(lane)(items)
+        except TidemillError as error:
+            if len(batch) == 1 or isinstance(error, Unavailable):
+                _answer(batch, error)
+                return
+            for asked in batch:  # one bad item must not fail its neighbours
+                await self._request(lane, [asked])
+        except Exception as error:
+            _answer(batch, Unavailable(f"{lane[0]} {lane[1]}: {type(error).__name__}: {error}"))
+        else:
+            _answer(batch, results)
+
+    def _call(self, lane: Lane) -> Callable[[Sequence[Any]], Awaitable[Sequence[Any]]]:
+        operation, place = lane
+        match operation:
+            case "send":
+                return self._places.queue(place).send
+            case "get":
+                return self._places.documents(place).get
+            case "write":
+                return self._places.documents(place).write
+            case _:
+                return self._queries(place)
+
+    def _queries(self, place: str) -> Callable[[Sequence[Query]], Awaitable[Sequence[Rows]]]:
+        documents = self._places.documents(place)
+
+        async def queries(asked: Sequence[Query]) -> Sequence[Rows]:
+            return [await documents.query(query) for query in asked]
+
+        return queries
+
+
+def _first(waiting: list[Asked]) -> list[Asked]:
+    """As many as fit into one request, at least one; they leave the list."""
+    count = size = 0
+    for asked in waiting:
+        size += len(asked.items)
+        if count and size > MOST:
+            break
+        count += 1
+    batch = waiting[:count]
+    del waiting[:count]
+    return batch
+
+
+def _answer(batch: Sequence[Asked], results: Sequence[Any] | Exception) -> None:
+    """Hand each caller its part, with one wake-up for each loop."""
+    parts: list[tuple[Asked, Sequence[Any] | Exception]] = []
+    start = 0
+    for asked in batch:
+        end = start + len(asked.items)
+        parts.append((asked, results if isinstance(results, Exception) else results[start:end]))
+        start = end
+    by_loop: defaultdict[asyncio.AbstractEventLoop, list[tuple[Asked, Sequence[Any] | Exception]]]
+    by_loop = defaultdict(list)
+    for part in parts:
+        by_loop[part[0].loop].append(part)
+    for loop, theirs in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_resolve, theirs)
+        except RuntimeError:
+            continue  # the caller's loop is closed: nobody waits any more
+
+
+def _resolve(parts: Sequence[tuple[Asked, Sequence[Any] | Exception]]) -> None:
+    for asked, result in parts:
+        if asked.future.done():
+            continue
+        if isinstance(result, Exception):
+            asked.future.set_exception(result)
+        else:
+            asked.future.set_result(result)

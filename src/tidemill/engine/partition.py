@@ -1,0 +1,108 @@
+"""One partition in work: its lease, its lanes, its park, and the calls that run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+
+from tidemill.core.lanes import Entry, Lanes
+from tidemill.engine.leases import Hold
+from tidemill.engine.parking import Append, Journal
+from tidemill.engine.work import Token
+from tidemill.model import Logged, Page
+
+MOST_AHEAD = 2_000
+MOST_BYTES = 16_000_000
+SINGLE_AFTER = 3
+"""Crashes of owners after which the changes of a partition run one by one, each named in the lease before it starts."""
+
+
+class Work:
+    """What one call works on: entries of the lanes, or the head of a parked key."""
+
+    __slots__ = ("entries", "parked", "partition")
+
+    def __init__(self, partition: PartitionWork, entries: Sequence[Entry], parked: str | None = None) -> None:
+        self.partition = partition
+        self.entries = entries
+        self.parked = parked
+
+
+class PartitionWork:
+    """Everything we know of a partition while we hold it. Used by one feed worker, on the engine's loop."""
+
+    def __init__(self, hold: Hold, journal: Journal, finished: set[str]) -> None:
+        self.name = hold.partition
+        self.hold = hold
+        self.journal = journal
+        self.lanes = Lanes(hold.lease.cursor)
+        self.finished = finished
+        self.reading = True
+        self.closed = False
+        self.halted = ""
+        self.single = hold.lease.crashes >= SINGLE_AFTER
+        self.named = hold.lease.running_one
+        self.token = Token(hold.key, *hold.token)
+        self.trying: set[str] = set()
+        self.calls = 0
+        self.changed = asyncio.Event()
+        self.rows: list[tuple[int, str]] = []
+        self._marked = hold.lease.cursor
+        self._marks: deque[tuple[str, int]] = deque()
+
+    @property
+    def quiet(self) -> bool:
+        """Nothing of it runs or is being written."""
+        return self.calls == 0 and self.journal.idle
+
+    def room(self) -> int:
+        """How many changes may be read ahead."""
+        if not self.reading or self.closed or self.halted or self.journal.index.full():
+            return 0
+        return 0 if self.lanes.bytes >= MOST_BYTES else max(MOST_AHEAD - len(self.lanes), 0)
+
+    def arrived(self, page: Page) -> None:
+        """Put what was read where it belongs: into the lanes, behind a parked key, or below the mark."""
+        special = [c for c in page.changes if self._special(c)]
+        if not special:
+            self.lanes.add(page)
+            return
+        for change in page.changes:
+            single = Page((change,), change.cursor or self.lanes.read_to)
+            if change.id in self.finished or self.journal.index.knows(change):
+                entry = Entry(change)
+                self.lanes.note(single, [entry])
+                self.lanes.close([entry])
+            elif self.journal.diverts(change.key):
+                self._divert(single, change)
+            else:
+                self.lanes.add(single)
+        self.lanes.note(Page((), page.cursor), [])
+
+    def mark(self) -> None:
+        """Tell the lease how far we are, if that has changed; a moved mark ends the time of single steps."""
+        if self.lanes.mark == self._marked or self.closed:
+            return
+        self._marked = self.lanes.mark
+        self.single, self.named = False, None
+        self.hold.mark(self._marked)
+        if self.rows:
+            self._marks.append((self._marked, self.lanes.passed))
+
+    def stored_below(self) -> list[str]:
+        """Finished changes that lie below the mark as it is stored: their rows are needed no more."""
+        stored = self.hold.lease.cursor
+        order = next((order for cursor, order in reversed(self._marks) if cursor == stored), -1)
+        below = [change for passed, change in self.rows if passed <= order]
+        self.rows = [(passed, change) for passed, change in self.rows if passed > order]
+        self._marks = deque((c, o) for c, o in self._marks if o > order)
+        return below
+
+    def _special(self, change: Logged) -> bool:
+        return change.id in self.finished or self.journal.diverts(change.key)
+
+    def _divert(self, page: Page, change: Logged) -> None:
+        entry = Entry(change)
+        self.lanes.note(page, [entry])
+        self.journal.add(Append((change,), lambda: self.lanes.close([entry]), lambda: self.lanes.enqueue(entry)))

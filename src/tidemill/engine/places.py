@@ -1,0 +1,101 @@
+"""Where each part of an app lives: which database holds which collection, queue and the store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tidemill.app.worker import Declared
+from tidemill.engine.effects import OUTBOX
+from tidemill.errors import ConfigurationError
+from tidemill.model import QueueSpec, Source
+from tidemill.ports import Database, DeadLetters, Documents, Feed, Queue, Store
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """The databases of a run. `queues` and `sources` map names to what is declared and where it lives."""
+
+    main: Database
+    queues: Mapping[str, tuple[QueueSpec, Database]]
+    sources: Mapping[str, tuple[Source, Database]]
+    store: Database
+
+    @property
+    def databases(self) -> Sequence[Database]:
+        """Each database once, the store's first."""
+        found = [self.store, self.main]
+        found += [database for _, database in (*self.queues.values(), *self.sources.values())]
+        return list({id(database): database for database in found}.values())
+
+    def queue(self, name: str) -> Queue:
+        spec, database = self._queue(name)
+        return database.queue(spec)
+
+    def feed(self, name: str) -> Feed:
+        spec, database = self._source(name)
+        return database.feed(spec)
+
+    def documents(self, name: str) -> Documents:
+        spec, database = self._source(name)
+        return database.documents(spec)
+
+    def letters_of_feed(self, name: str) -> DeadLetters:
+        return self._source(name)[1].dead_letters()
+
+    def shared_store(self) -> Store:
+        return self.store.store()
+
+    def queue_database(self, name: str) -> Database:
+        return self._queue(name)[1]
+
+    def source_database(self, name: str) -> Database:
+        return self._source(name)[1]
+
+    def queues_in(self, database: Database) -> frozenset[str]:
+        return frozenset(name for name, (_, home) in self.queues.items() if home is database)
+
+    async def open(self) -> None:
+        """Connect to all, making ready what is missing."""
+        for database in self.databases:
+            sources = [spec for spec, home in self.sources.values() if home is database]
+            queues = [spec for spec, home in self.queues.values() if home is database]
+            await database.open(sources, [*queues, OUTBOX])
+
+    async def close(self) -> None:
+        """Disconnect from all; one that fails does not keep the others open."""
+        results = await asyncio.gather(*(d.close() for d in self.databases), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    def _queue(self, name: str) -> tuple[QueueSpec, Database]:
+        if name not in self.queues:
+            raise ConfigurationError(f"queue {name!r} is not declared in this app")
+        return self.queues[name]
+
+    def _source(self, name: str) -> tuple[Source, Database]:
+        if name not in self.sources:
+            raise ConfigurationError(f"collection {name!r} is not declared in this app")
+        return self.sources[name]
+
+
+def places(
+    declared: Declared,
+    main: Database,
+    *,
+    queues: Mapping[str, Database] | None = None,
+    sources: Mapping[str, Database] | None = None,
+    store: Database | None = None,
+) -> Places:
+    """Everything in `main`, but for what is set apart. The store is with the first feed unless it is said."""
+    apart_queues, apart_sources = queues or {}, sources or {}
+    homes = {spec.name: (spec, apart_sources.get(spec.name, main)) for spec, _ in declared.collections}
+    first = next((database for _, database in homes.values()), main)
+    return Places(
+        main,
+        {spec.name: (spec, apart_queues.get(spec.name, main)) for spec, _ in declared.queues},
+        homes,
+        store or first,
+    )
