@@ -1,0 +1,53 @@
+"""URL → database. The adapter's module is imported when its scheme is met, so its library may be missing until then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from typing import TypeAlias
+
+from tidemill.core.scrub import scrub
+from tidemill.errors import ConfigurationError
+from tidemill.ports import Clock, Database
+
+Factory: TypeAlias = Callable[[str, Clock], Database]
+
+
+def connect(url: str, clock: Clock, adapters: Mapping[str, Factory] | None = None) -> Database:
+    """The database of a URL, not yet opened. `adapters` adds schemes of the user's own, or replaces ours.
+
+    Raises `ConfigurationError` for a scheme nobody knows, a library that is not installed, a URL that is none.
+    """
+    scheme, colon, _ = url.partition(":")
+    known = {**_OURS, **(adapters or {})}
+    if not colon or not scheme:
+        raise ConfigurationError(f"{scrub(url)!r} is no database URL: write memory: or sqlite:///file.db")
+    factory = known.get(scheme.lower())
+    if factory is None:
+        near = get_close_matches(scheme.lower(), list(known), 1, 0.5)
+        words = f"did you mean {near[0]}:?" if near else f"there are {', '.join(sorted(known))}"
+        raise ConfigurationError(f"{scrub(url)}: no adapter for {scheme}: ({words})")
+    try:
+        return factory(url, clock)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in ("", "tidemill"):
+            raise
+        raise ConfigurationError(
+            f"{scrub(url)}: {scheme}: needs {missing}: pip install 'tidemill[{scheme.lower()}]' or {missing}"
+        ) from None
+
+
+def _memory(url: str, clock: Clock) -> Database:
+    from tidemill.adapters.memory import Memory
+
+    return Memory(clock)
+
+
+def _sqlite(url: str, clock: Clock) -> Database:
+    from tidemill.adapters.sqlite import SQLite
+
+    return SQLite.from_url(url, clock)
+
+
+_OURS: Mapping[str, Factory] = {"memory": _memory, "sqlite": _sqlite}
