@@ -145,9 +145,7 @@ def test_an_expression_for_each_second_misses_none_in_the_repeated_hour() -> Non
 
 
 @pytest.mark.parametrize("tz", ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "UTC"])
-@pytest.mark.parametrize(
-    "expression", ["30 2 * * *", "*/30 * * * *", "0 * * * *", "0 15 1,2 * * *", "30 */2 * * *"]
-)
+@pytest.mark.parametrize("expression", ["30 2 * * *", "*/30 * * * *", "0 * * * *", "0 15 1,2 * * *", "30 */2 * * *"])
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 365 * 86_400 * 4), step=st.floats(0.001, 90_000))
 def test_next_from_anywhere_agrees_with_the_walk(expression: str, tz: str, seed: int, step: float) -> None:
@@ -173,9 +171,7 @@ def test_next_from_anywhere_agrees_with_the_walk(expression: str, tz: str, seed:
     ],
 )
 def test_aliases(alias: str, expression: str) -> None:
-    assert cron(alias).between(NOON, NOON + 800 * 86_400, 50) == cron(expression).between(
-        NOON, NOON + 800 * 86_400, 50
-    )
+    assert cron(alias).between(NOON, NOON + 800 * 86_400, 50) == cron(expression).between(NOON, NOON + 800 * 86_400, 50)
 
 
 @pytest.mark.parametrize(

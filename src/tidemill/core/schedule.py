@@ -96,9 +96,7 @@ class Interval:
 def every(interval: float) -> Interval:
     """The schedule of an interval in seconds, aligned to the epoch. Raises `ConfigurationError`."""
     if not 0.001 <= interval < float("inf"):
-        raise ConfigurationError(
-            f"every({interval!r}): the interval is a millisecond at least, as in every(30)"
-        )
+        raise ConfigurationError(f"every({interval!r}): the interval is a millisecond at least, as in every(30)")
     return Interval(round(interval * _MICRO))
 
 
@@ -186,9 +184,7 @@ def cron(expression: str, tz: str = "UTC") -> Crontab:
     try:
         next(CronSim(text, datetime(2000, 1, 1)))
     except CronSimError as error:
-        raise ConfigurationError(
-            f'cron({expression!r}): {_mistake(text, error)}; an example: "0 3 * * *"'
-        ) from error
+        raise ConfigurationError(f'cron({expression!r}): {_mistake(text, error)}; an example: "0 3 * * *"') from error
     except StopIteration as error:
         raise ConfigurationError(f'cron({expression!r}): never happens; an example: "0 3 * * *"') from error
     return Crontab(text, _zone(tz))
@@ -234,10 +230,14 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """What to run now, oldest first; how many occurrences are passed over (counted up to `MOST_MISSED`)."""
+    """What to run now, oldest first; `skipped` occurrences are passed over (counted up to `MOST_MISSED`).
+
+    `newest` is the last occurrence that this decides about; None when there was none.
+    """
 
     run: tuple[Planned, ...] = ()
     skipped: int = 0
+    newest: float | None = None
 
 
 def grace(schedule: Schedule, at: float) -> float:
@@ -256,16 +256,17 @@ def due(schedule: Schedule, last: float, now: float, misfire: Literal["skip", "o
     """
     if schedule.next(last) > now:
         return Due()
-    newest = _newest(schedule, last, now, MOST_MISSED if misfire == "all" else 1)
-    skipped = len(schedule.between(last, newest[0], MOST_MISSED + 1)) - 1
-    late = now - newest[-1] > grace(schedule, newest[-1])
+    missed = _newest(schedule, last, now, MOST_MISSED if misfire == "all" else 1)
+    newest = missed[-1]
+    skipped = len(schedule.between(last, missed[0], MOST_MISSED + 1)) - 1
+    late = now - newest > grace(schedule, newest)
     match misfire:
         case "all":
-            return Due(tuple(Planned(at, now - at > grace(schedule, at)) for at in newest), skipped)
+            return Due(tuple(Planned(at, now - at > grace(schedule, at)) for at in missed), skipped, newest)
         case "once":
-            return Due((Planned(newest[-1], late or skipped > 0),), skipped)
+            return Due((Planned(newest, late or skipped > 0),), skipped, newest)
         case "skip":
-            return Due((), skipped + 1) if late else Due((Planned(newest[-1], False),), skipped)
+            return Due((), skipped + 1, newest) if late else Due((Planned(newest, False),), skipped, newest)
 
 
 def _newest(schedule: Schedule, after: float, until: float, limit: int) -> list[float]:
