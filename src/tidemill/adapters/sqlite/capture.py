@@ -69,9 +69,7 @@ def columns_of(connection: Connection, spec: TableSpec) -> list[str]:
         known = [name for (name,) in tables if not name.startswith(("tidemill_", "sqlite_"))]
         raise ConfigurationError(f"{spec.name}: there is no table {spec.table!r}{near(spec.table, known)}")
     if row[1] == "view" or str(row[2]).upper().startswith("CREATE VIRTUAL"):
-        raise ConfigurationError(
-            f"{spec.name}: {spec.table!r} is a view or a virtual table; name the table itself"
-        )
+        raise ConfigurationError(f"{spec.name}: {spec.table!r} is a view or a virtual table; name the table itself")
     info = connection.execute(f"PRAGMA table_xinfo({quoted(spec.table)})")
     columns = [column[1] for column in info if column[6] != 1]
     for column in (spec.id, spec.key):
@@ -146,7 +144,9 @@ def triggers(source: int, spec: TableSpec, columns: Sequence[str]) -> dict[str, 
         f" coalesce({text_of(f't.{key}')}, {text_of(f't.{id}')}, ''), {image}"
         f" FROM {quoted(spec.table)} t WHERE t.{id} = NEW.{id} AND t.{key} IS NOT NEW.{key};"
     )
-    replaced = f"{LOG} SELECT {source}, {partition_sql('key', spec.partitions)}, 1, doc, key, {NOW}, NULL, before {noted};"
+    replaced = (
+        f"{LOG} SELECT {source}, {partition_sql('key', spec.partitions)}, 1, doc, key, {NOW}, NULL, before {noted};"
+    )
     forget = "DELETE FROM tidemill_replaced WHERE source = {} AND doc = {};"
     bodies = {
         "note": ("BEFORE INSERT", [f"DELETE {noted};", note]),
@@ -165,9 +165,7 @@ def triggers(source: int, spec: TableSpec, columns: Sequence[str]) -> dict[str, 
 
 
 def backfill_wanted(connection: Connection, source: int) -> None:
-    connection.execute(
-        "UPDATE tidemill_source SET backfill = '' WHERE id = ? AND backfill IS NULL", (source,)
-    )
+    connection.execute("UPDATE tidemill_source SET backfill = '' WHERE id = ? AND backfill IS NULL", (source,))
 
 
 def backfill_open(connection: Connection, source: int) -> bool:
@@ -177,9 +175,7 @@ def backfill_open(connection: Connection, source: int) -> bool:
 
 def backfill_chunk(connection: Connection, source: int, spec: TableSpec) -> None:
     """Copy the next rows into the log. The position is the last row's key as SQL literals, made by `quote`."""
-    (position,) = connection.execute(
-        "SELECT backfill FROM tidemill_source WHERE id = ?", (source,)
-    ).fetchone()
+    (position,) = connection.execute("SELECT backfill FROM tidemill_source WHERE id = ?", (source,)).fetchone()
     if position == "done":
         return
     columns = columns_of(connection, spec)

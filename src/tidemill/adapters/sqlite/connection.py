@@ -32,9 +32,7 @@ def connect_writer(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA journal_size_limit = {64 << 20}")
-    connection.execute(
-        "PRAGMA secure_delete = OFF"
-    )  # some builds overwrite what is deleted, at twice the I/O
+    connection.execute("PRAGMA secure_delete = OFF")  # some builds overwrite what is deleted, at twice the I/O
     return connection
 
 
@@ -49,9 +47,7 @@ def connect_reader(path: Path, members: Path) -> sqlite3.Connection:
 def check_file(path: Path) -> None:
     """Raise `ConfigurationError` for what can be known before SQLite looks at the file."""
     if not path.parent.is_dir():
-        raise ConfigurationError(
-            f"sqlite {path}: there is no folder {path.parent}; create it or change the path"
-        )
+        raise ConfigurationError(f"sqlite {path}: there is no folder {path.parent}; create it or change the path")
     if path.is_dir():
         raise ConfigurationError(f"sqlite {path}: this is a folder; name a file")
     readonly = path.exists() and (not path.stat().st_mode & 0o222 or not os.access(path, os.W_OK))
@@ -75,9 +71,7 @@ def translate(error: Exception, path: Path, *, opening: bool = False) -> Excepti
     if code == sqlite3.SQLITE_TOOBIG:
         return TooLarge(f"sqlite {path}: {error}")
     if code == sqlite3.SQLITE_NOTADB:
-        return ConfigurationError(
-            f"sqlite {path}: the file is not a SQLite database; change the path or move it"
-        )
+        return ConfigurationError(f"sqlite {path}: the file is not a SQLite database; change the path or move it")
     if opening and code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
         return ConfigurationError(f"sqlite {path}: {error}; check the rights of the file and of its folder")
     return Unavailable(f"sqlite {path}: {error}")
@@ -89,9 +83,7 @@ def warnings_of(version: tuple[int, int, int]) -> tuple[str, ...]:
     if version < (3, 37, 0):
         raise ConfigurationError(f"sqlite: version {text} is linked, 3.37 or newer is needed")
     if version < (3, 51, 3):
-        return (
-            f"sqlite: version {text} has the WAL-reset bug (several processes on one file); 3.51.3 fixes it",
-        )
+        return (f"sqlite: version {text} has the WAL-reset bug (several processes on one file); 3.51.3 fixes it",)
     return ()
 
 

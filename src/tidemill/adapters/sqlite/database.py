@@ -11,7 +11,7 @@ from typing import Self
 from urllib.parse import unquote
 
 from tidemill.adapters.sqlite.capture import install
-from tidemill.adapters.sqlite.commit import Statement, check, commit_one, statements, topics_of
+from tidemill.adapters.sqlite.commit import check, commit_one, topics_of
 from tidemill.adapters.sqlite.connection import check_file, warnings_of
 from tidemill.adapters.sqlite.documents import Documents
 from tidemill.adapters.sqlite.feed import Feed
@@ -20,6 +20,7 @@ from tidemill.adapters.sqlite.presence import Presence
 from tidemill.adapters.sqlite.queue import Queue
 from tidemill.adapters.sqlite.schema import register_feed, register_queues
 from tidemill.adapters.sqlite.session import OpenSource, Session
+from tidemill.adapters.sqlite.statements import Statement, statements
 from tidemill.adapters.sqlite.store import Store
 from tidemill.errors import ConfigurationError
 from tidemill.model import (
@@ -42,9 +43,9 @@ class SQLite:
     """`ports.Database` on a file. `warnings` has one line for each thing the start should log."""
 
     def __init__(self, path: str | Path, clock: Clock, *, random: chance.Random | None = None) -> None:
-        self._path = Path(path).absolute()
-        self._session = Session(self._path, clock, random)
-        self._presence = Presence(self._path)
+        self.path = Path(path).absolute()
+        self._session = Session(self.path, clock, random)
+        self._presence = Presence(self.path)
         self._queues: dict[str, Queue] = {}
         self.warnings = warnings_of(sqlite3.sqlite_version_info)
 
@@ -65,7 +66,7 @@ class SQLite:
         return self._session.limits
 
     async def open(self, sources: Sequence[Source], queues: Sequence[QueueSpec]) -> None:
-        check_file(self._path)
+        check_file(self.path)
         session = self._session
         await session.start()
 
@@ -102,9 +103,7 @@ class SQLite:
 
     def documents(self, source: Source) -> Documents:
         if not isinstance(source, CollectionSpec):
-            raise ConfigurationError(
-                f"{source.name}: an existing table has no documents; read {source.table} yourself"
-            )
+            raise ConfigurationError(f"{source.name}: an existing table has no documents; read {source.table} yourself")
         return Documents(self._session, source)
 
     def dead_letters(self) -> DeadLetters:

@@ -9,7 +9,6 @@ import json
 from collections.abc import Iterator, Sequence
 from sqlite3 import Connection
 from typing import Any
-from zlib import crc32
 
 from tidemill.adapters.sqlite.schema import field_sql
 from tidemill.adapters.sqlite.session import OpenSource, Session
@@ -31,10 +30,9 @@ from tidemill.model import (
 
 LOG = "INSERT INTO tidemill_log (source, part, kind, doc, key, at, body, before) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 
-UPSERT = (
-    "INSERT INTO tidemill_document (source, id, key, etag, body) VALUES (?, ?, ?, ?, ?)"
-    " ON CONFLICT (source, id) DO UPDATE SET key = excluded.key, etag = excluded.etag, body = excluded.body"
-)
+INSERT = "INSERT INTO {} (id, key, etag, body) VALUES (?, ?, ?, ?) ON CONFLICT (id)"
+
+OVERWRITE = "UPDATE SET key = excluded.key, etag = excluded.etag, body = excluded.body"
 
 
 class Documents:
@@ -47,10 +45,8 @@ class Documents:
         self._topics = (f"feed/{spec.name}",)
 
     async def get(self, ids: Sequence[str]) -> Sequence[Stored | None]:
-        number = self._source.number
-        return await self._session.reads.submit(
-            lambda connection: [find(connection, number, id) for id in ids]
-        )
+        table = self._source.table
+        return await self._session.reads.submit(lambda connection: [find(connection, table, id) for id in ids])
 
     async def write(self, writes: Sequence[Write]) -> Sequence[Written]:
         now = self._session.clock.now()
@@ -70,45 +66,34 @@ class Documents:
                 raise ConfigurationError(
                     f"{self._source.spec.name}: field {field!r} is not declared (declared: {declared})"
                 )
-        return await self._session.slow.submit(
-            lambda connection: select(connection, self._source.number, query)
-        )
+        return await self._session.slow.submit(lambda connection: select(connection, self._source.table, query))
 
 
 # --- inside a transaction -----------------------------------------------------------------------------------
 
 
-def partition_of(key: str, partitions: int) -> int:
-    """The partition of a key: the same in every process and every release."""
-    return crc32(key.encode()) % partitions
-
-
-def find(connection: Connection, source: int, id: str) -> Stored | None:
-    row = connection.execute(
-        "SELECT key, etag, body FROM tidemill_document WHERE source = ? AND id = ?", (source, id)
-    ).fetchone()
+def find(connection: Connection, table: str, id: str) -> Stored | None:
+    row = connection.execute(f"SELECT key, etag, body FROM {table} WHERE id = ?", (id,)).fetchone()
     return Stored(id, row[0], str(row[1]), row[2]) if row else None
 
 
 def write_one(connection: Connection, source: OpenSource, write: Write, now: float) -> Written:
     """One write and its change."""
-    careful = source.spec.before or write.expect is not Expect.ANYTHING or isinstance(write, Delete)
-    found = find(connection, source.number, write.id) if careful else None
+    spec, table = source.spec, source.table
+    careful = spec.before or write.expect is not Expect.ANYTHING or isinstance(write, Delete)
+    found = find(connection, table, write.id) if careful else None
     if not expected(write.expect, found):
         return Mismatch(write.id, found)
-    before = found.body if found and source.spec.before else None
+    before = found.body if found and spec.before else None
     if isinstance(write, Put):
-        part = partition_of(write.key, source.spec.partitions)
-        change = (source.number, part, 0, write.id, write.key, now, write.body, before)
+        change = (source.number, source.part(write.key), 0, write.id, write.key, now, write.body, before)
         etag = connection.execute(LOG, change).lastrowid
-        connection.execute(UPSERT, (source.number, write.id, write.key, etag, write.body))
+        connection.execute(f"{INSERT.format(table)} DO {OVERWRITE}", (write.id, write.key, etag, write.body))
         return Stored(write.id, write.key, str(etag), write.body)
     if found is not None:
-        part = partition_of(found.key, source.spec.partitions)
-        connection.execute(LOG, (source.number, part, 1, write.id, found.key, now, None, before))
-        connection.execute(
-            "DELETE FROM tidemill_document WHERE source = ? AND id = ?", (source.number, write.id)
-        )
+        deletion = (source.number, source.part(found.key), 1, write.id, found.key, now, None, before)
+        connection.execute(LOG, deletion)
+        connection.execute(f"DELETE FROM {table} WHERE id = ?", (write.id,))
     return Gone(write.id)
 
 
@@ -123,18 +108,17 @@ def expected(expect: Expect | str, found: Stored | None) -> bool:
 # --- queries ------------------------------------------------------------------------------------------------
 
 
-def select(connection: Connection, source: int, query: Query) -> Rows:
+def select(connection: Connection, table: str, query: Query) -> Rows:
     """One page by keyset: the continuation is the last row's order value and id.
 
     With an order there are two ranges, rows where the field is missing and rows where it is not (NULL compares
     with nothing); SQLite's order of types is null, number, text. Each range is one walk through the index.
     """
-    where, args = conditions(source, query)
+    where, args = conditions(query)
     rows: list[tuple[Any, ...]] = []
     for clause, order, more in ranges(query):
         rows += connection.execute(
-            f"SELECT id, key, etag, body{order[0]} FROM tidemill_document WHERE {where}{clause}"
-            f" ORDER BY {order[1]} LIMIT ?",
+            f"SELECT id, key, etag, body{order[0]} FROM {table} WHERE {where}{clause} ORDER BY {order[1]} LIMIT ?",
             (*args, *more, query.limit + 1 - len(rows)),
         ).fetchall()
         if len(rows) > query.limit:
@@ -147,9 +131,8 @@ def select(connection: Connection, source: int, query: Query) -> Rows:
     return Rows(documents, continuation)
 
 
-def conditions(source: int, query: Query) -> tuple[str, list[Any]]:
-    # The number stands in the text: a partial index is not used for an argument.
-    clauses, args = [f"source = {int(source)}"], list[Any]()
+def conditions(query: Query) -> tuple[str, list[Any]]:
+    clauses, args = ["true"], list[Any]()
     if query.key is not None:
         clauses.append("key = ?")
         args.append(query.key)

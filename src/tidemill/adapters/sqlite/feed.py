@@ -73,9 +73,7 @@ class Feed:
             lambda connection: str(begin(connection, number, part, at, table=self._table is not None))
         )
 
-    async def read(
-        self, cursors: Mapping[str, str], limit: int, wait: float
-    ) -> Mapping[str, Page | Moved | Expired]:
+    async def read(self, cursors: Mapping[str, str], limit: int, wait: float) -> Mapping[str, Page | Moved | Expired]:
         clock, parsed = self._session.clock, {name: parse(cursor) for name, cursor in cursors.items()}
         end, seen = clock.monotonic() + min(wait, MAX_WAIT), -1
         with self._session.bell.listen(self._topic) as event:
@@ -96,8 +94,7 @@ class Feed:
         now, number = self._session.clock.now(), self._source.number
         return await self._session.slow.submit(
             lambda connection: {
-                name: lag(connection, number, int(name), parse(cursor), now)
-                for name, cursor in cursors.items()
+                name: lag(connection, number, int(name), parse(cursor), now) for name, cursor in cursors.items()
             }
         )
 
@@ -122,9 +119,7 @@ class Feed:
         self, cursors: Mapping[str, Cursor], limit: int, seen: int
     ) -> tuple[int, dict[str, Page | Expired]]:
         number = self._source.number
-        return await self._session.reads.submit(
-            lambda connection: pages(connection, number, cursors, limit, seen)
-        )
+        return await self._session.reads.submit(lambda connection: pages(connection, number, cursors, limit, seen))
 
     async def _fill(self, cursors: Mapping[str, Cursor]) -> bool:
         """Bring the next old rows into the log if these cursors want them; False when there is nothing left."""

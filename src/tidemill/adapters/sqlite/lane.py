@@ -90,9 +90,7 @@ class Lane:
         if not done:
             self._queue.put(None)
             self._loop = None
-            raise Unavailable(
-                f"{self._name}: not opened within {PATIENCE:.0f} s; another process holds the file"
-            )
+            raise Unavailable(f"{self._name}: not opened within {PATIENCE:.0f} s; another process holds the file")
         if entered.exception() is not None:
             self._loop = None
         entered.result()
@@ -193,6 +191,14 @@ class Lane:
             except Exception as error:
                 for job in group:
                     job.error = job.error or error
+
+
+def wanted(jobs: list[Job]) -> list[Job]:
+    """The jobs that somebody still waits for; the others are passed over."""
+    for job in jobs:
+        if job.future.done():
+            job.error = Unavailable("given up before it was begun")
+    return [job for job in jobs if job.error is None]
 
 
 def post(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *args: Any) -> None:

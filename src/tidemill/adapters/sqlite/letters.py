@@ -34,8 +34,7 @@ class DeadLetters:
         asked = args if key is None else (*args, key)
         return await self._session.slow.submit(
             lambda connection: [
-                letter_of(*row)
-                for row in connection.execute(f"{sql} ORDER BY ord, id LIMIT ?", (*asked, limit))
+                letter_of(*row) for row in connection.execute(f"{sql} ORDER BY ord, id LIMIT ?", (*asked, limit))
             ]
         )
 
@@ -45,9 +44,7 @@ class DeadLetters:
             " WHERE source >= ? AND source < CAST(? AS TEXT) GROUP BY source"
         )
         bounds = (prefix, prefix.encode() + b"\xff")
-        return await self._session.slow.submit(
-            lambda connection: dict(connection.execute(sql, bounds).fetchall())
-        )
+        return await self._session.slow.submit(lambda connection: dict(connection.execute(sql, bounds).fetchall()))
 
     async def release(self, source: str, ids: Sequence[str]) -> int:
         if not source.startswith(QUEUE):
@@ -128,6 +125,4 @@ def letter_of(
     headers: str,
     meta: str,
 ) -> DeadLetter:
-    return DeadLetter(
-        source, id, key, order, body, attempts, reason, error, at, json.loads(headers), json.loads(meta)
-    )
+    return DeadLetter(source, id, key, order, body, attempts, reason, error, at, json.loads(headers), json.loads(meta))

@@ -1,8 +1,9 @@
 """Queues: messages that are claimed, worked on and settled.
 
-A message is a row. Ready or delayed: `owner` is null and `due` in the past or not. Claimed: `owner` is a member,
-`nonce` the random name of the receive that took it; the claim we hand out is `seq.nonce`. A claim lives until it
-is settled or its owner is freed. Settled messages are deleted; dead ones move to the letters in the same
+A message is a row that does not change until it is settled. Beside it stands one narrow row: in `tidemill_ready`
+(ready or delayed, in the order of claiming) or in `tidemill_claim` (its owner, and the random name of the receive
+that took it), so claiming moves a few bytes and never a body. The claim we hand out is `seq.nonce`. A claim lives
+until it is settled or its owner is freed. Settled messages are deleted; dead ones move to the letters in the same
 transaction.
 
 Failure cases. A lost reply to `settle`: the row is gone or has another nonce, and the handle remembers what it
@@ -17,7 +18,7 @@ seek in the index, and takes what is due.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from sqlite3 import Connection
 from typing import Any, TypeAlias
 
@@ -28,7 +29,6 @@ from tidemill.model import (
     Dead,
     Delivery,
     Depth,
-    Done,
     Later,
     Lost,
     Message,
@@ -39,33 +39,49 @@ from tidemill.model import (
 
 Row: TypeAlias = tuple[Any, ...]
 
-CLAIM = """
-UPDATE tidemill_message SET owner = ?, nonce = ?, deliveries = deliveries + 1
-WHERE seq IN (
-    SELECT seq FROM tidemill_message WHERE queue = ? AND owner IS NULL AND priority = ? AND due <= ?
-    ORDER BY due, seq LIMIT ?)
-RETURNING due, seq, id, body, key, headers, priority, sent_at, attempt, deliveries, reason
+DUE = "queue = ? AND priority = ? AND (due, seq) <= (?, ?)"
+
+TAKE = """
+SELECT r.due, r.seq, m.id, m.body, m.key, m.headers, r.priority, m.sent_at, m.attempt, r.deliveries + 1, m.reason
+FROM tidemill_ready r CROSS JOIN tidemill_message m ON m.seq = r.seq
+WHERE r.queue = ? AND r.priority = ? AND r.due <= ? ORDER BY r.due, r.seq LIMIT ?
 """
 
-NEXT_PRIORITY = (
-    "SELECT max(priority) FROM tidemill_message WHERE queue = ? AND owner IS NULL AND priority < ?"
-)
+HOLD = f"""
+INSERT INTO tidemill_claim (seq, queue, priority, due, deliveries, dedup, owner, nonce)
+SELECT seq, queue, priority, due, deliveries + 1, dedup, ?, ? FROM tidemill_ready WHERE {DUE}
+"""
+
+HOLDERS = """
+SELECT seq || '.' || nonce, seq, dedup FROM tidemill_claim WHERE seq IN (SELECT value FROM json_each(?))
+"""
+
+NEXT_PRIORITY = "SELECT max(priority) FROM tidemill_ready WHERE queue = ? AND priority < ?"
 
 NEXT_DUE = """
 WITH RECURSIVE step (priority) AS (
-    SELECT max(priority) FROM tidemill_message WHERE queue = :queue AND owner IS NULL
+    SELECT max(priority) FROM tidemill_ready WHERE queue = :queue
     UNION ALL
-    SELECT (SELECT max(m.priority) FROM tidemill_message m
-            WHERE m.queue = :queue AND m.owner IS NULL AND m.priority < step.priority)
+    SELECT (SELECT max(r.priority) FROM tidemill_ready r WHERE r.queue = :queue AND r.priority < step.priority)
     FROM step WHERE step.priority IS NOT NULL)
-SELECT min((SELECT min(m.due) FROM tidemill_message m
-            WHERE m.queue = :queue AND m.owner IS NULL AND m.priority = step.priority)) FROM step
+SELECT min((SELECT min(r.due) FROM tidemill_ready r WHERE r.queue = :queue AND r.priority = step.priority)) FROM step
 """
 
 DEPTH = """
-SELECT count(*) FILTER (WHERE owner IS NULL AND due <= :now), count(*) FILTER (WHERE owner IS NULL AND due > :now),
-       min(due) FROM tidemill_message WHERE queue = :queue AND owner IS NULL
+SELECT count(*) FILTER (WHERE due <= :now), count(*) FILTER (WHERE due > :now), min(due),
+       (SELECT count(*) FROM tidemill_claim WHERE queue = :queue)
+FROM tidemill_ready WHERE queue = :queue
 """
+
+PUT_BACK = """
+INSERT INTO tidemill_ready (queue, priority, due, seq, deliveries, dedup)
+SELECT queue, priority, {due}, seq, {deliveries}, dedup FROM tidemill_claim WHERE """
+
+END_DEDUP = """
+UPDATE tidemill_dedup SET until = ? WHERE (queue, dedup) = (SELECT queue, dedup FROM tidemill_message WHERE seq = ?)
+"""
+
+IN_LIST = "IN (SELECT value FROM json_each(?))"
 
 BEFORE_ALL = 1 << 62
 """Above every priority."""
@@ -109,10 +125,10 @@ class Queue:
                 event.clear()
                 due = 0.0 if self._likely else await self._next_due()
                 if due <= clock.now():
-                    rows = await self._claim(owner, limit)
-                    self._likely = len(rows) == limit
-                    if rows:
-                        return [delivery(self._name, row) for row in rows]
+                    deliveries = await self._claim(owner, limit)
+                    self._likely = len(deliveries) == limit
+                    if deliveries:
+                        return deliveries
                 left = end - clock.monotonic()
                 if left <= 0:
                     return ()
@@ -121,15 +137,9 @@ class Queue:
 
     async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[float | Lost]:
         """Claims live as long as their owner: nothing is written."""
-        claims = [parse(delivery.claim) for delivery in deliveries]
-
-        def run(connection: Connection) -> list[float | Lost]:
-            held = "SELECT 1 FROM tidemill_message WHERE seq = ? AND nonce = ?"
-            return [
-                float("inf") if connection.execute(held, claim).fetchone() else Lost() for claim in claims
-            ]
-
-        return await self._session.reads.submit(run)
+        claims = [delivery.claim for delivery in deliveries]
+        held = await self._session.reads.submit(lambda connection: holders(connection, claims))
+        return [float("inf") if claim in held else Lost() for claim in claims]
 
     async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[Settled | Lost]:
         session, now = self._session, self._session.clock.now()
@@ -139,13 +149,11 @@ class Queue:
             session.bell.ring(topics)
 
         topics = self._topics if any(comes_back(outcome) for outcome in outcomes) else ()
-        job = session.writer.submit(
-            lambda connection: apply(connection, session, outcomes, now), after=remember
-        )
+        job = session.writer.submit(lambda connection: apply(connection, session, outcomes, now), after=remember)
         hits = await job
+        settled, lost = Settled(), Lost()
         return [
-            Settled() if outcome.delivery.claim in hits or session.repeated(outcome) else Lost()
-            for outcome in outcomes
+            settled if outcome.delivery.claim in hits or session.repeated(outcome) else lost for outcome in outcomes
         ]
 
     async def free(self, owners: Sequence[str]) -> Sequence[str]:
@@ -180,12 +188,21 @@ class Queue:
         )
         return float("inf") if row[0] is None else float(row[0])
 
-    async def _claim(self, owner: str, limit: int) -> list[Row]:
+    async def _claim(self, owner: str, limit: int) -> list[Delivery]:
         session = self._session
-        now, nonce = session.clock.now(), session.random.getrandbits(62)
-        return await session.write(
-            lambda connection: claim(connection, self._number, owner, nonce, limit, now), durable=False
+        now, nonce = session.clock.now(), f"{session.random.getrandbits(64):x}"
+
+        def unclaim(rows: list[Row]) -> None:
+            """Nobody waits for these any more (a time limit above us): their owner would hold them unknowingly."""
+            if rows and job.done() and session.running:
+                session.writer.submit(lambda connection: give_back(connection, nonce), durable=False)
+
+        job = session.writer.submit(
+            lambda connection: claim(connection, self._number, owner, nonce, limit, now),
+            after=unclaim,
+            durable=False,
         )
+        return deliveries_of(self._name, await job, nonce)
 
 
 # --- inside the writer's transaction ------------------------------------------------------------------------
@@ -239,42 +256,46 @@ def prune_dedup(connection: Connection, now: float) -> None:
     )
 
 
-def claim(connection: Connection, queue: int, owner: str, nonce: int, limit: int, now: float) -> list[Row]:
-    """Take what is due, highest priority first, then by due time; rows as `delivery` wants them."""
+def claim(connection: Connection, queue: int, owner: str, nonce: str, limit: int, now: float) -> list[Row]:
+    """Take what is due, highest priority first, then by due time; rows as `deliveries_of` wants them."""
     taken: list[Row] = []
     priority = BEFORE_ALL
     while len(taken) < limit:
         priority = connection.execute(NEXT_PRIORITY, (queue, priority)).fetchone()[0]
         if priority is None:
             break
-        left = limit - len(taken)
-        rows = connection.execute(CLAIM, (owner, nonce, queue, priority, now, left)).fetchall()
-        rows.sort(key=lambda row: row[:2])
-        taken += [(*row, nonce) for row in rows]
+        rows = connection.execute(TAKE, (queue, priority, now, limit - len(taken))).fetchall()
+        if rows:  # all up to the last of them are claimed: the order of both statements is one
+            upto = (queue, priority, *rows[-1][:2])
+            connection.execute(HOLD, (owner, nonce, *upto))
+            connection.execute(f"DELETE FROM tidemill_ready WHERE {DUE}", upto)
+            taken += rows
     return taken
 
 
-def delivery(queue: str, row: Row) -> Delivery:
-    _, seq, id, body, key, headers, priority, sent_at, attempt, deliveries, reason, nonce = row
-    return Delivery(
-        queue,
-        id,
-        body,
-        key,
-        json.loads(headers) if headers else {},
-        priority,
-        sent_at,
-        attempt,
-        deliveries,
-        reason,
-        f"{seq}.{nonce}",
-    )
+def deliveries_of(queue: str, rows: list[Row], nonce: str) -> list[Delivery]:
+    return [
+        Delivery(
+            queue,
+            id,
+            body,
+            key,
+            json.loads(headers) if headers else {},
+            priority,
+            sent_at,
+            attempt,
+            deliveries,
+            reason,
+            f"{seq}.{nonce}",
+        )
+        for _, seq, id, body, key, headers, priority, sent_at, attempt, deliveries, reason in rows
+    ]
 
 
-def parse(claim: str) -> tuple[int, int]:
-    """Seq and nonce; a claim that is none of ours matches no row."""
-    seq, _, nonce = claim.partition(".")
-    return (int(seq), int(nonce)) if seq.isdecimal() and nonce.isdecimal() else (-1, -1)
+def holders(connection: Connection, claims: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """Of the claims on these messages, each with its seq and whether there is a dedup key."""
+    seqs = json.dumps([claim.partition(".")[0] for claim in claims])
+    return {claim: (seq, dedup) for claim, seq, dedup in connection.execute(HOLDERS, (seqs,))}
 
 
 def comes_back(outcome: Outcome) -> bool:
@@ -283,77 +304,55 @@ def comes_back(outcome: Outcome) -> bool:
 
 def apply(connection: Connection, session: Session, outcomes: Sequence[Outcome], now: float) -> set[str]:
     """Give each outcome effect if its claim is the one in the queue; the claims that were."""
-    hits: set[str] = set()
-    done: dict[int, dict[int, Outcome]] = {}
-    for outcome in outcomes:
-        seq, nonce = parse(outcome.delivery.claim)
-        if outcome.started and isinstance(outcome.verdict, Done):
-            done.setdefault(nonce, {})[seq] = outcome
-        elif apply_one(connection, session, outcome, (seq, nonce), now):
-            hits.add(outcome.delivery.claim)
-    for nonce, group in done.items():
-        rows = connection.execute(
-            "DELETE FROM tidemill_message WHERE seq IN (SELECT value FROM json_each(?)) AND nonce = ?"
-            " RETURNING seq, dedup",
-            (json.dumps(list(group)), nonce),
-        ).fetchall()
-        for seq, dedup in rows:
-            hits.add(group[seq].delivery.claim)
-            if dedup is not None:
-                end_dedup(connection, session, group[seq].delivery.queue, dedup, now)
-    return hits
+    asked = {outcome.delivery.claim: outcome for outcome in outcomes}
+    ours = {claim: found for claim, found in holders(connection, asked).items() if claim in asked}
+    leaving = []
+    for claim, (seq, dedup) in ours.items():
+        outcome = asked[claim]
+        if comes_back(outcome):
+            put_back(connection, outcome, seq, now)
+            continue
+        leaving.append(seq)
+        if dedup:
+            window = session.queue(outcome.delivery.queue)[0].dedup_window
+            connection.execute(END_DEDUP, (now + window, seq))
+        if isinstance(outcome.verdict, Dead):
+            bury(connection, outcome, seq, outcome.verdict.reason, now)
+    connection.execute(f"DELETE FROM tidemill_message WHERE seq {IN_LIST}", (json.dumps(leaving),))
+    settled = json.dumps([seq for seq, _ in ours.values()])
+    connection.execute(f"DELETE FROM tidemill_claim WHERE seq {IN_LIST}", (settled,))
+    return set(ours)
 
 
-def apply_one(
-    connection: Connection, session: Session, outcome: Outcome, claim: tuple[int, int], now: float
-) -> bool:
-    """An outcome that keeps the message in some form."""
-    verdict = outcome.verdict
-    if not outcome.started:
-        sql = "UPDATE tidemill_message SET owner = NULL, nonce = NULL, deliveries = deliveries - 1"
-        return connection.execute(f"{sql} WHERE seq = ? AND nonce = ?", claim).rowcount == 1
-    if isinstance(verdict, Later):
-        sql = (
-            "UPDATE tidemill_message SET owner = NULL, nonce = NULL, deliveries = 0, due = ?, reason = ?,"
-            " attempt = attempt + ? WHERE seq = ? AND nonce = ?"
+def put_back(connection: Connection, outcome: Outcome, seq: int, now: float) -> None:
+    """Make a claimed message ready again: after a delay, or as if it had never been handed out."""
+    if outcome.started and isinstance(outcome.verdict, Later):
+        verdict = outcome.verdict
+        connection.execute(PUT_BACK.format(due="?", deliveries="0") + "seq = ?", (now + verdict.delay, seq))
+        connection.execute(
+            "UPDATE tidemill_message SET attempt = attempt + ?, reason = ? WHERE seq = ?",
+            (int(verdict.attempt), verdict.reason, seq),
         )
-        changes = (now + verdict.delay, verdict.reason, int(verdict.attempt), *claim)
-        return connection.execute(sql, changes).rowcount == 1
-    assert isinstance(verdict, Dead)
-    row = connection.execute(
-        "SELECT dedup FROM tidemill_message WHERE seq = ? AND nonce = ?", claim
-    ).fetchone()
-    if row is None:
-        return False
-    bury(connection, outcome, claim[0], verdict.reason, now)
-    if row[0] is not None:
-        end_dedup(connection, session, outcome.delivery.queue, row[0], now)
-    return True
+    else:
+        connection.execute(PUT_BACK.format(due="due", deliveries="deliveries - 1") + "seq = ?", (seq,))
+
+
+def give_back(connection: Connection, nonce: str) -> None:
+    """End all claims of one receive, as if it had never been."""
+    connection.execute(PUT_BACK.format(due="due", deliveries="deliveries - 1") + "nonce = ?", (nonce,))
+    connection.execute("DELETE FROM tidemill_claim WHERE nonce = ?", (nonce,))
 
 
 def bury(connection: Connection, outcome: Outcome, seq: int, reason: str, now: float) -> None:
-    """Move a message to the dead letters of its queue."""
+    """Copy a message to the dead letters of its queue."""
     connection.execute(
         "INSERT OR IGNORE INTO tidemill_letter"
         " SELECT ?, id, key, seq, body, attempt + 1, ?, ?, ?, iif(headers = '', '{}', headers),"
         " json_object('priority', priority, 'sent_at', sent_at, 'dedup', dedup) FROM tidemill_message WHERE seq = ?",
         (f"queue/{outcome.delivery.queue}", reason, outcome.error, now, seq),
     )
-    connection.execute("DELETE FROM tidemill_message WHERE seq = ?", (seq,))
-
-
-def end_dedup(connection: Connection, session: Session, queue: str, dedup: str, now: float) -> None:
-    """The message is settled: from now on its key is taken for the window only."""
-    spec, number = session.queue(queue)
-    connection.execute(
-        "UPDATE tidemill_dedup SET until = ? WHERE queue = ? AND dedup = ?",
-        (now + spec.dedup_window, number, dedup),
-    )
 
 
 def count(connection: Connection, queue: int, now: float) -> Depth:
-    ready, delayed, oldest = connection.execute(DEPTH, {"queue": queue, "now": now}).fetchone()
-    (claimed,) = connection.execute(
-        "SELECT count(*) FROM tidemill_message WHERE queue = ? AND owner IS NOT NULL", (queue,)
-    ).fetchone()
+    ready, delayed, oldest, claimed = connection.execute(DEPTH, {"queue": queue, "now": now}).fetchone()
     return Depth(ready, delayed, claimed, max(0.0, now - oldest) if ready else 0.0)

@@ -40,19 +40,21 @@ CREATE TABLE tidemill_trimmed (
 CREATE TABLE tidemill_replaced (  -- what an INSERT may be about to replace, see capture
     source INTEGER, doc TEXT, key TEXT NOT NULL, before BLOB, PRIMARY KEY (source, doc)) WITHOUT ROWID;
 
-CREATE TABLE tidemill_document (
-    source INTEGER NOT NULL, id TEXT NOT NULL, key TEXT NOT NULL, etag INTEGER NOT NULL, body BLOB NOT NULL,
-    UNIQUE (source, id));
-CREATE INDEX tidemill_document_key ON tidemill_document (source, key, id);
-
 CREATE TABLE tidemill_message (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, queue INTEGER NOT NULL, id TEXT NOT NULL, priority INTEGER NOT NULL,
-    due REAL NOT NULL, owner TEXT, nonce INTEGER, attempt INTEGER NOT NULL DEFAULT 0,
-    deliveries INTEGER NOT NULL DEFAULT 0, sent_at REAL NOT NULL, key TEXT, dedup TEXT,
-    reason TEXT NOT NULL DEFAULT '', headers TEXT NOT NULL, body BLOB NOT NULL,
+    due REAL NOT NULL,  -- at first; then tidemill_ready knows
+    sent_at REAL NOT NULL, key TEXT, dedup TEXT, attempt INTEGER NOT NULL DEFAULT 0, reason TEXT NOT NULL DEFAULT '',
+    headers TEXT NOT NULL, body BLOB NOT NULL,
     UNIQUE (queue, id));
-CREATE INDEX tidemill_message_ready ON tidemill_message (queue, priority, due) WHERE owner IS NULL;
-CREATE INDEX tidemill_message_owner ON tidemill_message (queue, owner) WHERE owner IS NOT NULL;
+CREATE TABLE tidemill_ready (
+    queue INTEGER, priority INTEGER, due REAL, seq INTEGER, deliveries INTEGER NOT NULL, dedup INTEGER NOT NULL,
+    PRIMARY KEY (queue, priority, due, seq)) WITHOUT ROWID;
+CREATE TABLE tidemill_claim (
+    seq INTEGER PRIMARY KEY, queue INTEGER NOT NULL, priority INTEGER NOT NULL, due REAL NOT NULL,
+    deliveries INTEGER NOT NULL, dedup INTEGER NOT NULL, owner TEXT NOT NULL, nonce TEXT NOT NULL);
+CREATE TRIGGER tidemill_message_sent AFTER INSERT ON tidemill_message BEGIN
+    INSERT INTO tidemill_ready VALUES (NEW.queue, NEW.priority, NEW.due, NEW.seq, 0, NEW.dedup IS NOT NULL);
+END;
 CREATE TABLE tidemill_dedup (
     queue INTEGER, dedup TEXT, id TEXT NOT NULL,
     until REAL,  -- NULL while the message lives
@@ -130,9 +132,7 @@ def copy_file(path: Path, number: int) -> None:
 def register(connection: sqlite3.Connection, kind: str, name: str) -> int:
     """The number of a feed (`kind` "feed") or of a queue ("queue") in this file."""
     connection.execute("INSERT OR IGNORE INTO tidemill_source (kind, name) VALUES (?, ?)", (kind, name))
-    row = connection.execute(
-        "SELECT id FROM tidemill_source WHERE kind = ? AND name = ?", (kind, name)
-    ).fetchone()
+    row = connection.execute("SELECT id FROM tidemill_source WHERE kind = ? AND name = ?", (kind, name)).fetchone()
     return int(row[0])
 
 
@@ -143,17 +143,15 @@ def register_feed(connection: sqlite3.Connection, source: Source) -> int:
         "UPDATE tidemill_source SET partitions = ? WHERE id = ? AND partitions = 0",
         (source.partitions, number),
     )
-    (stored,) = connection.execute(
-        "SELECT partitions FROM tidemill_source WHERE id = ?", (number,)
-    ).fetchone()
+    (stored,) = connection.execute("SELECT partitions FROM tidemill_source WHERE id = ?", (number,)).fetchone()
     if stored != source.partitions:
         raise ConfigurationError(
             f"{source.name}: declared with partitions={source.partitions}, but its feed was made with {stored};"
             f" declare {stored} (keys would change their partition)"
         )
     if isinstance(source, CollectionSpec):
-        for field in source.fields:
-            index_field(connection, number, field)
+        for sql in document_tables(number, source.fields):
+            connection.execute(sql)
     return number
 
 
@@ -167,8 +165,16 @@ def field_sql(field: str) -> str:
     return f"CASE WHEN json_valid(CAST(body AS TEXT)) THEN json_extract(CAST(body AS TEXT), {path}) END"
 
 
-def index_field(connection: sqlite3.Connection, source: int, field: str) -> None:
-    name = quoted(f"tidemill_field_{source}_{field}")
-    connection.execute(
-        f"CREATE INDEX IF NOT EXISTS {name} ON tidemill_document ({field_sql(field)}, id) WHERE source = {source}"
-    )
+def document_table(number: int) -> str:
+    """Each collection has a table of its own, so that its declared fields can have indexes of their own."""
+    return f"tidemill_document_{number}"
+
+
+def document_tables(number: int, fields: Sequence[str]) -> list[str]:
+    table = document_table(number)
+    indexes = {f"{table}_key": "key"} | {f"{table}_field_{field}": field_sql(field) for field in fields}
+    return [
+        f"CREATE TABLE IF NOT EXISTS {table} (rowid INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, key TEXT NOT NULL,"
+        " etag INTEGER NOT NULL, body BLOB NOT NULL)",
+        *(f"CREATE INDEX IF NOT EXISTS {quoted(name)} ON {table} ({columns}, id)" for name, columns in indexes.items()),
+    ]

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from sqlite3 import Connection
 from typing import TypeVar
+from zlib import crc32
 
 from tidemill.adapters.sqlite.bell import Bell
 from tidemill.adapters.sqlite.lane import Lane, post
-from tidemill.adapters.sqlite.schema import DATA, RECORDS, prepare
+from tidemill.adapters.sqlite.schema import DATA, RECORDS, document_table, prepare
 from tidemill.adapters.sqlite.work import Reader, Writer
 from tidemill.errors import ConfigurationError, TooLarge
 from tidemill.model import Limits, Outcome, QueueSpec, Source, Verdict
@@ -32,6 +33,15 @@ class OpenSource:
     number: int
     partitions: tuple[str, ...]
 
+    @property
+    def table(self) -> str:
+        """Where the documents of a collection are."""
+        return document_table(self.number)
+
+    def part(self, key: str) -> int:
+        """The partition of a key: the same in every process and every release."""
+        return crc32(key.encode()) % self.spec.partitions
+
 
 class Session:
     """One database, opened by one process on one loop."""
@@ -48,13 +58,15 @@ class Session:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._settled: dict[str, tuple[Verdict, bool]] = {}
         data = Writer(path, lambda connection: prepare(connection, path, DATA), self._changed)
-        members = Writer(
-            self.members_path, lambda connection: prepare(connection, self.members_path, RECORDS), None
-        )
+        members = Writer(self.members_path, lambda connection: prepare(connection, self.members_path, RECORDS), None)
         self.writer = Lane(f"sqlite {path.name} writer", data)
         self.members = Lane(f"sqlite {path.name} members", members)
         self.reads = Lane(f"sqlite {path.name} reader", Reader(path, self.members_path))
         self.slow = Lane(f"sqlite {path.name} queries", Reader(path, self.members_path))
+
+    @property
+    def running(self) -> bool:
+        return self._loop is not None
 
     async def start(self) -> None:
         """Start what is not running. On an error everything is stopped again."""
@@ -74,17 +86,13 @@ class Session:
         for lane in (self.slow, self.reads, self.members, self.writer):
             await lane.close()
 
-    async def write(
-        self, run: Callable[[Connection], T], *, rings: tuple[str, ...] = (), durable: bool = True
-    ) -> T:
+    async def write(self, run: Callable[[Connection], T], *, rings: tuple[str, ...] = (), durable: bool = True) -> T:
         """Run in a group commit; the topics ring once it took effect."""
         return await self.writer.submit(run, after=lambda _: self.bell.ring(rings), durable=durable)
 
     def source(self, name: str) -> OpenSource:
         if (source := self.sources.get(name)) is None:
-            raise ConfigurationError(
-                f"sqlite {self.path}: collection {name!r} was not opened with this database"
-            )
+            raise ConfigurationError(f"sqlite {self.path}: collection {name!r} was not opened with this database")
         return source
 
     def queue(self, name: str) -> tuple[QueueSpec, int]:

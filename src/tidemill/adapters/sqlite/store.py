@@ -35,17 +35,13 @@ class Store:
             schemas.append("members")
 
         def run(connection: Connection) -> list[Record]:
-            found = [
-                record for schema in schemas for record in page(connection, schema, prefix, after, limit)
-            ]
+            found = [record for schema in schemas for record in page(connection, schema, prefix, after, limit)]
             return sorted(found, key=lambda record: record.key)[:limit]
 
         return await self._session.reads.submit(run)
 
     async def swap(self, swaps: Sequence[Swap]) -> Sequence[Swapped]:
-        return await asyncio.gather(
-            *(self._lane(swap).submit(partial(swap_one, swap=swap)) for swap in swaps)
-        )
+        return await asyncio.gather(*(self._lane(swap).submit(partial(swap_one, swap=swap)) for swap in swaps))
 
     def _lane(self, swap: Swap) -> Lane:
         return self._session.members if swap.key.startswith(MEMBERS) else self._session.writer
@@ -71,9 +67,7 @@ def page(connection: Connection, schema: str, prefix: str, after: str, limit: in
 
 def swap_one(connection: Connection, swap: Swap) -> Swapped:
     """Compare and swap inside the writer's transaction."""
-    row = connection.execute(
-        "SELECT version, value FROM tidemill_record WHERE key = ?", (swap.key,)
-    ).fetchone()
+    row = connection.execute("SELECT version, value FROM tidemill_record WHERE key = ?", (swap.key,)).fetchone()
     found = record(swap.key, *row) if row else None
     if (found.version if found else None) != swap.version:
         return Stale(swap.key, found)

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tidemill.adapters.sqlite.connection import connect_reader, connect_writer, translate
-from tidemill.adapters.sqlite.lane import Job
+from tidemill.adapters.sqlite.lane import Job, wanted
 
 LOOK_MIN, LOOK_MAX, LOOK_GROWTH = 0.001, 0.025, 1.3
 """Seconds between two looks for foreign commits, and the factor from one to the next while nothing happens."""
@@ -60,11 +60,10 @@ class Writer:
 
     def perform(self, jobs: list[Job]) -> None:
         connection = self._opened()
-        if not (jobs := [job for job in jobs if not job.future.done()]):
-            return  # all were given up while the file was held
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         try:
-            if not self._together(connection, jobs):
+            jobs = wanted(jobs)  # some may have been given up while the file was held
+            if jobs and not self._together(connection, jobs):
                 for job in jobs:
                     self._together(connection, [job])
         finally:
@@ -156,9 +155,8 @@ class Reader:
             raise RuntimeError("the reader was not entered")
         connection.execute("BEGIN")
         try:
-            for job in jobs:
-                if not job.future.done():
-                    self._run(connection, job)
+            for job in wanted(jobs):
+                self._run(connection, job)
         finally:
             connection.execute("COMMIT")
 
