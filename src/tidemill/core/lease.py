@@ -1,0 +1,140 @@
+"""Leases: who works a partition, and from where. The record and its transitions; `engine.leases` writes them.
+
+A lease, `lease/<worker>/<partition>`, is written by its owner only, or by a claimer when it is free or
+its owner is buried. So each write of an owner meets the version it wrote last; another version with its
+own *nonce* is its own lost reply, and anything else means that the lease is lost.
+
+The fencing token is (epoch, nonce). The epoch rises with each claim, each resume after a fence, each
+reset; it never falls, and the cursor goes back with a reset only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Literal, TypeAlias
+
+from tidemill.errors import FormatTooNew
+from tidemill.model import FORMAT, Value
+
+State: TypeAlias = Literal["running", "halted", "paused"]
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """One partition of one worker.
+
+    `crashes` counts claims from buried owners since the cursor moved last; `running_one` is the order of
+    the change that is being run alone because of them. `next_owner` is a hint for the next claim. A lease
+    with `parents` (the partitions it was split from) may be claimed only when none of them has a lease
+    any more.
+    """
+
+    cursor: str
+    owner: str | None = None
+    epoch: int = 0
+    nonce: str = ""
+    crashes: int = 0
+    state: State = "running"
+    next_owner: str | None = None
+    running_one: int | None = None
+    parents: tuple[str, ...] = ()
+    write: str = field(default="", compare=False)
+    extra: Value = field(default_factory=dict)
+
+    def to_value(self) -> Value:
+        return {
+            **self.extra,
+            "format": FORMAT,
+            "owner": self.owner,
+            "epoch": self.epoch,
+            "nonce": self.nonce,
+            "cursor": self.cursor,
+            "crashes": self.crashes,
+            "state": self.state,
+            "next_owner": self.next_owner,
+            "running_one": self.running_one,
+            "parents": list(self.parents),
+            "write": self.write,
+        }
+
+
+def prefix_of(worker: str) -> str:
+    """Where the leases of a worker stand."""
+    return f"lease/{worker}/"
+
+
+def key_of(worker: str, partition: str) -> str:
+    """Where the lease of a partition stands."""
+    return prefix_of(worker) + partition
+
+
+def from_value(value: Value) -> Lease:
+    """A record as it was stored. Raises `FormatTooNew` for one that a newer release wrote."""
+    version = _integer(value, "format", 1)
+    if version > FORMAT:
+        raise FormatTooNew(f"a lease record has format {version}, this release reads up to {FORMAT}")
+    running_one, parents, state = value.get("running_one"), value.get("parents"), value.get("state")
+    known = {f.name for f in fields(Lease)} | {"format"}
+    return Lease(
+        cursor=_text(value, "cursor") or "",
+        owner=_text(value, "owner"),
+        epoch=_integer(value, "epoch", 0),
+        nonce=_text(value, "nonce") or "",
+        crashes=_integer(value, "crashes", 0),
+        state="halted" if state == "halted" else "paused" if state == "paused" else "running",
+        next_owner=_text(value, "next_owner"),
+        running_one=running_one if isinstance(running_one, int) else None,
+        parents=tuple(str(p) for p in parents) if isinstance(parents, list | tuple) else (),
+        write=_text(value, "write") or "",
+        extra={name: item for name, item in value.items() if name not in known},
+    )
+
+
+def created(cursor: str, *, parents: tuple[str, ...] = ()) -> Lease:
+    """A partition that was never worked."""
+    return Lease(cursor=cursor, parents=parents)
+
+
+def claim(lease: Lease, member: str, nonce: str, *, buried: bool) -> Lease:
+    """Take a lease that is free, or whose owner is `buried`: then it may be the change that killed it."""
+    return replace(
+        lease,
+        owner=member,
+        epoch=lease.epoch + 1,
+        nonce=nonce,
+        crashes=lease.crashes + 1 if buried else lease.crashes,
+        next_owner=None,
+    )
+
+
+def checkpoint(lease: Lease, cursor: str, *, running_one: int | None = None) -> Lease:
+    """The mark stands at `cursor`. Progress is proof that what was passed does not kill."""
+    crashes = lease.crashes if cursor == lease.cursor else 0
+    return replace(lease, cursor=cursor, crashes=crashes, running_one=running_one)
+
+
+def release(lease: Lease, next_owner: str | None) -> Lease:
+    """Give it up, cursor and all, in one write. The nonce stays, so that a lost reply is known as our own."""
+    return replace(lease, owner=None, next_owner=next_owner, running_one=None)
+
+
+def resume(lease: Lease, nonce: str) -> Lease:
+    """Go on after a fence: it is still ours, but nothing that was begun before may count."""
+    return replace(lease, epoch=lease.epoch + 1, nonce=nonce)
+
+
+def reset(lease: Lease, cursor: str, nonce: str) -> Lease:
+    """Somebody decided to read again, or to pass over: the only way a cursor goes back."""
+    return replace(
+        lease, cursor=cursor, epoch=lease.epoch + 1, nonce=nonce, crashes=0, running_one=None, state="running"
+    )
+
+
+def _text(value: Value, name: str) -> str | None:
+    found = value.get(name)
+    return found if isinstance(found, str) else None
+
+
+def _integer(value: Value, name: str, default: int) -> int:
+    found = value.get(name)
+    return found if isinstance(found, int) else default
