@@ -15,14 +15,11 @@ SQLite fires no DELETE trigger for what REPLACE removes. So a BEFORE trigger not
 another key in `tidemill_replaced`, and the AFTER trigger, which fires only if the insert happened, turns the note
 into a delete. A row that is removed because of *another* UNIQUE column is seen only if the program sets `PRAGMA
 recursive_triggers`. A column that a trigger names cannot be dropped before the trigger is.
-
-Old rows come into the log when the first worker starts at the beginning, as puts of a kind of their own, in
-chunks by key, each in one transaction with the position: it goes on after a crash. A row that changes meanwhile
-needs no care: its old state, if it is copied at all, is committed before the change or not at all.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from difflib import get_close_matches
 from sqlite3 import Connection
@@ -30,9 +27,6 @@ from sqlite3 import Connection
 from tidemill.adapters.sqlite.connection import literal, quoted
 from tidemill.errors import ConfigurationError
 from tidemill.model import TableSpec
-
-CHUNK = 1000
-"""Old rows brought into the log in one transaction."""
 
 NOW = "((julianday('now') - 2440587.5) * 86400.0)"
 
@@ -103,11 +97,12 @@ def json_of(value: str) -> str:
 
 
 def body_of(row: str, columns: Sequence[str]) -> str:
-    """The row (`NEW`, `OLD` or an alias) as a blob of JSON; by `||`, as json_object takes few columns."""
-    pairs = "||','||".join(
-        f"json_quote({literal(column)})||':'||{json_of(f'{row}.{quoted(column)}')}" for column in columns
-    )
-    return f"CAST('{{'||{pairs}||'}}' AS BLOB)"
+    """The row (`NEW`, `OLD` or an alias) as a blob of JSON. By `||`, for json_object takes few columns; in groups,
+    for an expression may not be deep."""
+    pairs = [f"{literal(f'{json.dumps(column)}:')}||{json_of(f'{row}.{quoted(column)}')}" for column in columns]
+    groups = ["||','||".join(pairs[start : start + 50]) for start in range(0, len(pairs), 50)]
+    whole = "||','||".join(f"({group})" for group in groups)
+    return f"CAST('{{'||{whole}||'}}' AS BLOB)"
 
 
 def partition_sql(key: str, partitions: int) -> str:
@@ -159,48 +154,3 @@ def triggers(source: int, spec: TableSpec, columns: Sequence[str]) -> dict[str, 
         f" FOR EACH ROW BEGIN {' '.join(statements)} END"
         for name, (when, statements) in bodies.items()
     }
-
-
-# --- backfill -----------------------------------------------------------------------------------------------
-
-
-def backfill_wanted(connection: Connection, source: int) -> None:
-    connection.execute("UPDATE tidemill_source SET backfill = '' WHERE id = ? AND backfill IS NULL", (source,))
-
-
-def backfill_open(connection: Connection, source: int) -> bool:
-    row = connection.execute("SELECT backfill FROM tidemill_source WHERE id = ?", (source,)).fetchone()
-    return row is not None and row[0] is not None and row[0] != "done"
-
-
-def backfill_chunk(connection: Connection, source: int, spec: TableSpec) -> None:
-    """Copy the next rows into the log. The position is the last row's key as SQL literals, made by `quote`."""
-    (position,) = connection.execute("SELECT backfill FROM tidemill_source WHERE id = ?", (source,)).fetchone()
-    if position == "done":
-        return
-    columns = columns_of(connection, spec)
-    keys = table_key(connection, spec, columns)
-    order = ", ".join(f"t.{key}" for key in keys)
-    chunk = f"FROM {quoted(spec.table)} t {f'WHERE ({order}) > ({position})' if position else ''} ORDER BY {order}"
-    last = "||','||".join(f"quote(t.{key})" for key in keys)
-    rows = connection.execute(f"SELECT {last} {chunk} LIMIT {CHUNK}").fetchall()
-    if rows:
-        old_rows = f" FROM (SELECT t.* {chunk} LIMIT {CHUNK}) t"
-        connection.execute(f"{LOG} {entry(source, spec, 3, 't', body_of('t', columns), 'NULL', old_rows)}")
-    connection.execute(
-        "UPDATE tidemill_source SET backfill = ? WHERE id = ?",
-        (rows[-1][0] if len(rows) == CHUNK else "done", source),
-    )
-
-
-def table_key(connection: Connection, spec: TableSpec, columns: Sequence[str]) -> list[str]:
-    """What orders the rows of a table uniquely: the rowid, or the primary key where there is no rowid."""
-    listed = connection.execute(
-        "SELECT wr FROM pragma_table_list WHERE schema = 'main' AND name = ? COLLATE NOCASE", (spec.table,)
-    ).fetchone()
-    if not listed[0]:
-        hidden = {"rowid", "_rowid_", "oid"} - {column.lower() for column in columns}
-        if hidden:
-            return [min(hidden)]
-    info = connection.execute(f"PRAGMA table_info({quoted(spec.table)})").fetchall()
-    return [quoted(row[1]) for row in sorted((row for row in info if row[5]), key=lambda row: row[5])]

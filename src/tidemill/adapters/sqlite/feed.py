@@ -2,7 +2,7 @@
 
 One writer at a time means that the order of `seq` is the order of commits, so `seq > n` never passes a change
 that may still become visible. A cursor is a number: what lies at or before it was read. A cursor with a `b`
-also reads the rows that stood in a table before it was captured (see capture); others pass over them, so a
+also reads the rows that stood in a table before it was captured (see backfill); others pass over them, so a
 worker that began "now" is not shown old rows because another one began at the beginning.
 
 Trimming keeps, for each partition, the highest `seq` it removed. A cursor below that mark may have missed
@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from sqlite3 import Connection
 
-from tidemill.adapters.sqlite.capture import backfill_chunk, backfill_open, backfill_wanted
+from tidemill.adapters.sqlite import backfill
 from tidemill.adapters.sqlite.session import Session
 from tidemill.model import (
     MAX_WAIT,
@@ -66,11 +66,11 @@ class Feed:
         return self._source.partitions
 
     async def start(self, partition: str, at: Start) -> str:
-        part, number = int(partition), self._source.number
-        if at == "beginning" and self._table is not None:
-            await self._session.write(lambda connection: backfill_wanted(connection, number))
+        part, number, table = int(partition), self._source.number, self._table
+        if at == "beginning" and table is not None:
+            await self._session.write(lambda connection: backfill.want(connection, number, table))
         return await self._session.slow.submit(
-            lambda connection: str(begin(connection, number, part, at, table=self._table is not None))
+            lambda connection: str(begin(connection, number, part, at, table=table is not None))
         )
 
     async def read(self, cursors: Mapping[str, str], limit: int, wait: float) -> Mapping[str, Page | Moved | Expired]:
@@ -126,9 +126,9 @@ class Feed:
         number, table = self._source.number, self._table
         if self._filled or table is None or not any(cursor.backfill for cursor in cursors.values()):
             return False
-        if await self._session.reads.submit(lambda connection: backfill_open(connection, number)):
+        if await self._session.reads.submit(lambda connection: backfill.pending(connection, number)):
             await self._session.write(
-                lambda connection: backfill_chunk(connection, number, table), rings=(self._topic,)
+                lambda connection: backfill.copy_chunk(connection, number, table), rings=(self._topic,)
             )
             return True
         self._filled = True

@@ -27,7 +27,7 @@ DATA = (
     + """
 CREATE TABLE tidemill_source (
     id INTEGER PRIMARY KEY, kind TEXT NOT NULL, name TEXT NOT NULL, partitions INTEGER NOT NULL DEFAULT 0,
-    backfill TEXT,  -- NULL: nobody asked; '': from the first row; 'done'; else the last row's key, as SQL literals
+    backfill TEXT, backfill_until TEXT,  -- see backfill
     UNIQUE (kind, name));
 
 CREATE TABLE tidemill_log (
