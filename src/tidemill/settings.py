@@ -22,8 +22,10 @@ from tidemill.engine.work import FAST, NORMAL, Budget, Profile
 from tidemill.errors import ConfigurationError
 from tidemill.layered import Layer, Path_, merge, read_layers
 
-DEV = {
-    "database": "sqlite:///tidemill.db",
+DEV_DATABASE = "sqlite:///tidemill.db"
+
+DEV: Mapping[str, object] = {
+    "database": DEV_DATABASE,
     "api_host": "127.0.0.1",
     "health_host": "127.0.0.1",
     "lame_duck": 0.0,
@@ -221,7 +223,7 @@ def _homeless(settings: Settings, declared: Declared) -> Iterator[str]:
     if homeless:
         yield (
             f"no database for {', '.join(homeless)}: set TIDEMILL_DATABASE or --database, "
-            "such as sqlite:///tidemill.db or postgresql://user:password@host/name"
+            f"such as {DEV_DATABASE}"
         )
 
 

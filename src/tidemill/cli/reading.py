@@ -1,0 +1,123 @@
+"""`workers` and `status`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+
+from tidemill import operations
+from tidemill.app.worker import OnChange, Worker
+from tidemill.cli.opened import with_places
+from tidemill.cli.show import instant, length, print_json, table
+from tidemill.cli.target import find
+from tidemill.core.member import Member
+from tidemill.engine.reading import wants_deletions
+from tidemill.errors import ConfigurationError
+from tidemill.operations import Partition, Status
+from tidemill.settings import hint, kind_of
+
+FEW = 3
+"""So many partitions are named, more are counted."""
+
+
+def list_workers(target: str | None, groups: Sequence[str], *, as_json: bool) -> int:
+    """Print what the app declares."""
+    declared = find(target, Path.cwd()).declared()
+    for group in groups:
+        if group not in declared.groups():
+            near = hint(group, list(declared.groups())) or f" (there are: {', '.join(declared.groups())})"
+            raise ConfigurationError(f"group {group!r} is not declared in app {declared.name!r}{near}")
+    rows = [describe(worker) for worker in declared.workers if not groups or worker.group in groups]
+    if as_json:
+        print_json(rows)
+    else:
+        columns = ["name", "kind", "trigger", "group", "concurrency", "time limit", "deletes"]
+        table(f"workers of {declared.name}", columns, [_shown(row) for row in rows])
+    return 0
+
+
+def describe(worker: Worker) -> dict[str, object]:
+    """A worker as plain values; `deletes` is None where there is no feed."""
+    kind, trigger = kind_of(worker)
+    return {
+        "name": worker.name,
+        "kind": kind,
+        "trigger": trigger,
+        "group": worker.group,
+        "concurrency": worker.policy.concurrency,
+        "time_limit": worker.policy.time_limit,
+        "deletes": deletes(worker),
+    }
+
+
+def deletes(worker: Worker) -> str | None:
+    """Whether the handler is told of deleted documents: a handler that annotates `Change[T]` alone is not."""
+    if not isinstance(worker.trigger, OnChange):
+        return None
+    parameters = list(inspect.signature(worker.handler, eval_str=True).parameters.values())
+    return "delivered" if parameters and wants_deletions(parameters[0].annotation) else "not delivered"
+
+
+def _shown(row: Mapping[str, object]) -> list[object]:
+    limit = row["time_limit"]
+    return [length(limit) or "none" if name == "time_limit" and isinstance(limit, float | None) else value
+            for name, value in row.items()]  # fmt: skip
+
+
+def show_status(target: str | None, options: Mapping[str, object], *, as_json: bool) -> int:
+    """Print the system as it is; exit code 1 if a part of it could not be read."""
+    status = with_places(target, options, lambda declared, places: operations.status(places, declared))
+    if as_json:
+        print_json(status)
+    else:
+        _print_status(status)
+    return 1 if status.problems else 0
+
+
+def _print_status(status: Status) -> None:
+    names = {one.id: one.name for one in status.members}
+    table("replicas", ["name", "id", "groups", "state", "since"], [_replica(one) for one in status.members])
+    columns = ["worker", "holder", "state", "partitions", "lag", "behind", "waiting", "parked"]
+    table("feeds", columns, list(_holdings(status, names)))
+    table(
+        "queues",
+        ["queue", "ready", "delayed", "claimed", "oldest", "dead"],
+        [
+            (name, d.ready, d.delayed, d.claimed, length(d.oldest), status.dead_letters.get(f"queue/{name}", 0))
+            for name, d in status.queues.items()
+        ],
+    )
+    table(
+        "timers",
+        ["timer", "last", "state", "runs in", "attempts", "error"],
+        [(t.name, instant(t.last), t.state, names.get(t.owner, t.owner), t.attempts, t.error) for t in status.timers],
+    )
+    table("dead letters", ["source", "count"], list(status.dead_letters.items()))
+    for group in operations.groups_without_members(status):
+        print(f"nobody works group {group}")
+    for problem in status.problems:
+        print(f"not read: {problem}")
+
+
+def _holdings(status: Status, names: Mapping[str, str]) -> Iterator[tuple[object, ...]]:
+    """One row for each worker, holder and state: single partitions are told apart in JSON."""
+
+    def sort(p: Partition) -> tuple[str, str, str]:
+        state = "paused" if p.worker in status.paused else p.state
+        return p.worker, names.get(p.owner or "", p.owner or "nobody"), state
+
+    for (worker, holder, state), group in groupby(sorted(status.partitions, key=sort), key=sort):
+        parts = list(group)
+        lags = [p.lag for p in parts if p.lag]
+        told = [sum(lag.items for lag in lags), length(max(lag.seconds for lag in lags))] if lags else ["", ""]
+        yield worker, holder, state, _names(parts), *told, sum(p.waiting for p in parts), sum(p.parked for p in parts)
+
+
+def _names(parts: Sequence[Partition]) -> str:
+    return ", ".join(p.name for p in parts) if len(parts) <= FEW else f"{len(parts)}"
+
+
+def _replica(one: Member) -> tuple[object, ...]:
+    return one.name, one.id, ", ".join(one.groups), "draining" if one.draining else "works", instant(one.started_at)

@@ -1,0 +1,104 @@
+"""From `module:app` to the app: a mistake is one line, a fault of the user's module shows the user's own frames."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from types import ModuleType
+
+from tidemill.app.app import App
+from tidemill.errors import ConfigurationError, TidemillError
+
+USUAL = ("app", "main")
+
+
+class Broken(TidemillError):
+    """The user's module could not be imported; the message has the user's own frames."""
+
+
+def find(target: str | None, folder: Path) -> App:
+    """The app of `module:app`, `module`, or of app.py or main.py in `folder`, which is put on the import path.
+
+    Raises `ConfigurationError` for what is not there, `Broken` for what fails by itself.
+    """
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    module, _, attribute = (target or _usual(folder)).partition(":")
+    if module.endswith(".py") or "/" in module:
+        better = module.removesuffix(".py").strip("./").replace("/", ".")
+        raise ConfigurationError(f"{module} is a file: write the module, {better}:{attribute or 'app'}")
+    return _app(_load(module, folder), module, attribute or "app")
+
+
+def _usual(folder: Path) -> str:
+    for name in USUAL:
+        if (folder / f"{name}.py").is_file() or (folder / name / "__init__.py").is_file():
+            return name
+    raise ConfigurationError("which app? Write module:app, or go to the folder whose app.py or main.py has an `app`")
+
+
+def _load(module: str, folder: Path) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
+            near = get_close_matches(module, _modules(folder), 1, 0.6)
+            words = f"; did you mean {near[0]}?" if near else ""
+            raise ConfigurationError(f"there is no module {module!r} in {folder.name}/{words}") from None
+        raise Broken(own_frames(error)) from None
+    except ConfigurationError as error:
+        place = _place(error)
+        raise ConfigurationError(*(f"{place}{problem}" for problem in error.problems)) from None
+    except (Exception, SystemExit) as error:
+        raise Broken(own_frames(error)) from None
+
+
+def _modules(folder: Path) -> list[str]:
+    packages = [path.parent.name for path in folder.glob("*/__init__.py")]
+    return [path.stem for path in folder.glob("*.py")] + packages
+
+
+def _app(module: ModuleType, name: str, attribute: str) -> App:
+    found = getattr(module, attribute, None)
+    if isinstance(found, App):
+        return found
+    apps = [key for key, value in vars(module).items() if isinstance(value, App)]
+    words = f"; did you mean {name}:{apps[0]}?" if apps else ""
+    if found is None:
+        raise ConfigurationError(f"module {name!r} has no {attribute!r}{words}")
+    raise ConfigurationError(f"{name}:{attribute} is a {type(found).__name__}, not a tidemill.App{words}")
+
+
+# --- what the user's own code did ---------------------------------------------------------------------------
+
+
+def own_frames(error: BaseException) -> str:
+    """The traceback without our frames, those of libraries and of the import machinery."""
+    told = traceback.TracebackException.from_exception(error)
+    link: traceback.TracebackException | None = told
+    while link is not None:
+        own = [frame for frame in link.stack if _is_own(frame.filename)]
+        link.stack[:] = own or link.stack[-1:]
+        link = link.__cause__ or link.__context__
+    return "".join(told.format()).rstrip()
+
+
+def _place(error: BaseException) -> str:
+    """`app.py:12: ` of the user's line that a declaration stands in."""
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_own(frame.filename)]
+    return f"{Path(own[-1].filename).name}:{own[-1].lineno}: " if own else ""
+
+
+def _is_own(filename: str) -> bool:
+    return not filename.startswith("<") and not any(filename.startswith(folder) for folder in _foreign())
+
+
+def _foreign() -> Iterator[str]:
+    yield str(Path(__file__).parent.parent)
+    for name in ("stdlib", "platstdlib", "purelib", "platlib"):
+        yield sysconfig.get_path(name)
