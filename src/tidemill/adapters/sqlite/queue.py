@@ -159,15 +159,10 @@ class Queue:
     async def free(self, owners: Sequence[str]) -> Sequence[str]:
         def run(connection: Connection) -> list[str]:
             if owners:
-                connection.execute(
-                    "UPDATE tidemill_message SET owner = NULL, nonce = NULL"
-                    " WHERE queue = ? AND owner IN (SELECT value FROM json_each(?))",
-                    (self._number, json.dumps(list(owners))),
-                )
-            rows = connection.execute(
-                "SELECT DISTINCT owner FROM tidemill_message WHERE queue = ? AND owner IS NOT NULL",
-                (self._number,),
-            )
+                theirs, args = f"queue = ? AND owner {IN_LIST}", (self._number, json.dumps(list(owners)))
+                connection.execute(PUT_BACK.format(due="due", deliveries="deliveries") + theirs, args)
+                connection.execute(f"DELETE FROM tidemill_claim WHERE {theirs}", args)
+            rows = connection.execute("SELECT DISTINCT owner FROM tidemill_claim WHERE queue = ?", (self._number,))
             return [row[0] for row in rows]
 
         if owners:
