@@ -128,6 +128,7 @@ def child_main(target: Target, work: Connection, life: Connection, parent: int) 
             job: Job = work.recv()
         except (EOFError, OSError):
             return
+        work.send("begun")
         work.send(calls.perform(job))
 
 

@@ -176,7 +176,7 @@ class Handlers:
 
     def _performer(self, plan: CallPlan) -> Callable[[], Performer]:
         if plan.worker.policy.process:
-            return partial(ChildCalls, target_of(plan.worker))
+            return partial(ChildCalls, target_of(plan.worker), self._now)
         return lambda: FunctionCalls(plan, self._base, self._home.loop)
 
     def _wake(self, workers: Iterable[str]) -> None:

@@ -80,7 +80,7 @@ class Home:
             self._life.add_done_callback(self._inline_over)
         else:
             loop = self._loop = asyncio.new_event_loop()
-            life = self._life = loop.create_task(live(entered=there, leave=self._leave), context=Context())
+            life = self._life = loop.create_task(live(entered=there, leave=self._leave), context=copy_context())
             self._thread = threading.Thread(target=self._run, args=(loop, life), name="tidemill handlers", daemon=True)
             self._thread.start()
         await ready
@@ -184,11 +184,12 @@ class Home:
             self._ready.set_result(None)
 
     def _ended(self, fault: BaseException | None) -> None:
-        self._fault = fault
         self._over.set()
         if self._ready is not None and not self._ready.done():
             self._ready.set_exception(_told("the lifespan failed", fault))
-        elif not self._leaving:
+        elif self._leaving:
+            self._fault = fault
+        else:
             self._died(_told("the handlers' loop ended", fault))
 
     def _died(self, fault: BaseException) -> None:

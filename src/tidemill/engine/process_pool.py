@@ -1,6 +1,7 @@
 """Slots whose calls run in child processes: one child for each slot that was ever busy, kept and used again.
 
-State of a child: none, starting, ready, in a call. It belongs to one thread of ours, which starts it, sends it a
+State of a child: none, starting, ready, begun with a call (it says so, hence a call whose child died before that
+is innocent and goes to the next one). It belongs to one thread of ours, which starts it, sends it a
 call, and blocks for the answer; a time limit or a cancel kills it from outside, and the next call gets a new one.
 
 Failure cases first. *The child dies* (a signal, an exit, memory): its pipe ends, only its call fails. *We die*,
@@ -16,14 +17,14 @@ from __future__ import annotations
 
 import atexit
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from os import getpid
-from threading import Lock
 
+from tidemill.engine.call_plan import holds
 from tidemill.engine.child import Job, Target, child_main
 from tidemill.engine.frames import line, trace
 from tidemill.engine.slot import Slot
@@ -37,19 +38,14 @@ _LOOK = 1.0
 class ChildCalls:
     """Calls of one slot in its child process."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, now: Callable[[], float]) -> None:
         self._target = target
+        self._now = now
         self._process: SpawnProcess | None = None
         self._work: Connection | None = None
         self._life: Connection | None = None
-        self._lock = Lock()
         self._closed = False
         self._broken: Failed | None = None
-
-    @property
-    def pid(self) -> int | None:
-        """The child's process id, while there is a child."""
-        return self._process.pid if self._process is not None else None
 
     def interrupt(self) -> None:
         """Kill the child, if there is one. From any thread."""
@@ -68,14 +64,25 @@ class ChildCalls:
             answer = self._receive(_START_LIMIT)
             self._broken = answer if isinstance(answer, Failed) else None
         except ProcessEnded as error:
-            self._broken = Failed(f"ProcessEnded: the child process could not start: {error}")
+            self._broken = Failed(f"ProcessEnded: the child process could not start ({error})")
         except Exception as error:  # no more processes, descriptors or memory
             self._broken = Failed(f"ProcessEnded: the child process could not start: {line(error)}", trace(error))
 
     def perform(self, call: Call, slot: Slot) -> tuple[End, ...]:
-        """Send the call, wait for its ends. A child that was killed, or died, is not used again."""
-        ends = (self._broken,) * len(call.items) if self._broken is not None else self._ask(call, slot)
-        if self._broken is not None or slot.expired or slot.why:
+        """Send the call, wait for its ends. A child that was told to end, or did, is not used again."""
+        job = Job(call.items, call.attempt, call.delivery, call.token, call.started)
+        try:
+            ends = self._ask(job)
+            if ends is None and not slot.asked:  # it died while it was idle: another one
+                self._discard()
+                self.ready()  # takes its time: the fence is compared anew
+                ends = holds(call.fence, self._now(), len(call.items)) or self._ask(job)
+            if ends is None:
+                raise ProcessEnded("before it began")
+        except ProcessEnded as error:
+            ends = (_ended(call, slot, error),) * len(call.items)
+            self._discard()
+        if self._broken is not None or slot.asked:
             self._discard()
         return ends
 
@@ -84,26 +91,21 @@ class ChildCalls:
         self._closed = True
         self._discard()
 
-    def _ask(self, call: Call, slot: Slot) -> tuple[End, ...]:
+    def _ask(self, job: Job) -> tuple[End, ...] | None:
+        """The ends of the job; None if the child ended before it began with it. Raises `ProcessEnded`."""
+        if self._broken is not None:
+            return (self._broken,) * len(job.items)
+        if self._work is None:
+            return None
         try:
-            if self._work is None:
-                raise ProcessEnded()
-            self._work.send(Job(call.items, call.attempt, call.delivery, call.token, call.started))
-            ends = self._receive(None)
-            if isinstance(ends, tuple):
-                return ends
-            raise ProcessEnded("the child process answered something else")
-        except (ProcessEnded, OSError) as error:
-            return (self._ended(call, slot, error),) * len(call.items)
-
-    def _ended(self, call: Call, slot: Slot, error: Exception) -> End:
-        if slot.expired:
-            limit = call.worker.policy.time_limit
-            return Failed(f"HandlerTimeout: ran longer than its limit of {limit:g} s; its process was killed")
-        if slot.why:
-            return Cancelled(slot.why)
-        how = self._discard()
-        return Failed(f"ProcessEnded: the child process ended ({how}) during it")
+            self._work.send(job)
+            self._receive(None)
+        except (ProcessEnded, OSError):
+            return None
+        ends = self._receive(None)
+        if not isinstance(ends, tuple):
+            raise ProcessEnded(f"it answered {type(ends).__name__}")
+        return ends
 
     def _receive(self, timeout: float | None) -> object:
         """What the child says next. Raises `ProcessEnded`."""
@@ -115,13 +117,13 @@ class ChildCalls:
             while not work.poll(_LOOK):  # the pipe's end may stay open in a grandchild: look at the process too
                 waited += _LOOK
                 if not process.is_alive() and not work.poll(0):
-                    raise ProcessEnded(f"it ended ({_how(process.exitcode)})")
+                    raise ProcessEnded(_how(process.exitcode))
                 if timeout is not None and waited >= timeout:
                     raise ProcessEnded(f"it was not ready after {timeout:g} s")
             said: object = work.recv()
         except (EOFError, OSError):
             process.join(_LOOK)
-            raise ProcessEnded(f"it ended ({_how(process.exitcode)})") from None
+            raise ProcessEnded(_how(process.exitcode)) from None
         return said
 
     def _start(self) -> None:
@@ -131,6 +133,7 @@ class ChildCalls:
         process = spawn.Process(
             target=child_main, args=(self._target, their_work, their_life, getpid()), name=self._target.name
         )
+        resource_tracker.ensure_running()  # of multiprocessing; its own start would unblock the signals again
         with _signals_blocked():
             process.start()
         their_work.close()
@@ -140,12 +143,12 @@ class ChildCalls:
         if self._closed:
             self.interrupt()
 
-    def _discard(self) -> str:
-        """Kill and forget the child. How it ended."""
+    def _discard(self) -> None:
+        """Kill and forget the child."""
         process, self._process = self._process, None
         self._broken = None
         if process is None:
-            return "before it began"
+            return
         atexit.unregister(self.interrupt)
         process.join(0)
         if process.exitcode is None:
@@ -154,7 +157,7 @@ class ChildCalls:
         for end in (self._work, self._life):
             if end is not None:
                 end.close()
-        return _how(process.exitcode)
+        self._work = self._life = None
 
 
 @contextmanager
@@ -168,6 +171,13 @@ def _signals_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _ended(call: Call, slot: Slot, how: ProcessEnded) -> End:
+    if slot.expired:
+        limit = call.worker.policy.time_limit
+        return Failed(f"HandlerTimeout: ran longer than its limit of {limit:g} s; its process was killed")
+    return Cancelled(slot.why) if slot.why else Failed(f"ProcessEnded: the child process ended ({how}) during it")
 
 
 def _how(exitcode: int | None) -> str:

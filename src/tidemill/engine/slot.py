@@ -59,7 +59,7 @@ class Slot:
     def cancel(self, call: Call, why: str) -> None:
         """Ask this call to end, if it is the one that runs here."""
         with self.lock:
-            if self.call is call and not self._asked():
+            if self.call is call and not self.asked:
                 self.why = why
                 self._ask()
 
@@ -68,7 +68,7 @@ class Slot:
         if now < self.deadline:
             return
         with self.lock:
-            if self.call is not None and now >= self.deadline and not self._asked():
+            if self.call is not None and now >= self.deadline and not self.asked:
                 self.expired = True
                 self._ask()
 
@@ -76,7 +76,7 @@ class Slot:
         """The handler looks at `context.cancelled`: set it when the call should end, at once if it should already."""
         with self.lock:
             self.event = event
-            if self._asked():
+            if self.asked:
                 event.set()
 
     @property
@@ -84,7 +84,9 @@ class Slot:
         """Whether the call was cancelled and its code was told: what it returned then may be only half done."""
         return bool(self.why) and (self.interrupt is not None or self.event is not None)
 
-    def _asked(self) -> bool:
+    @property
+    def asked(self) -> bool:
+        """Whether the call was asked to end."""
         return self.expired or bool(self.why)
 
     def _ask(self) -> None:

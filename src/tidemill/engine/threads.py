@@ -106,6 +106,8 @@ class ThreadPool:
         self._closed = True
         for slot in self._slots:
             self._tokens.put(None)
+            if (call := slot.call) is not None:
+                slot.cancel(call, "stopped")
             with self._lock:
                 if slot.interrupt is not None:
                     slot.interrupt()
