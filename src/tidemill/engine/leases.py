@@ -1,0 +1,398 @@
+"""Leases: which partitions this replica works. It takes what falls to it, gives what is too much, keeps the rest.
+
+State per feed worker: a `LeaseView`. Trust: a lease is ours from the reply of its claim, while the fence of its store
+holds and no write of ours is stale. Only a free lease, or one whose owner is buried, is claimed: nothing is ever
+taken from the living, so two replicas never own a partition at once.
+
+Failure cases. *Reads are old*: a swap is stale and shows what is there. *A claim is not answered*: if it committed,
+the next read shows a lease that is ours and not held; it is resumed with epoch + 1. *A checkpoint is stale*: lost,
+unless it is our own lost reply (see `hold`). *The fence has passed*: everything is forgotten at once and its cursors
+remembered; resumed with epoch + 1 if we are still a member, so that an outage of the store moves nothing. *We were
+buried*: nothing is remembered. *A replica stands still*: its share is claimed by anybody after 2 s if it is free, and
+after its burial if it is not. *A partition does not get quiet*: it is kept and tried later; balance is never worth
+a duplicate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from tidemill.core import lease as records
+from tidemill.core.lease import Lease, key_of
+from tidemill.engine.hold import AGAIN, Hold, Writer
+from tidemill.engine.lease_plan import Moves, moves
+from tidemill.engine.lease_view import Holder, LeaseView
+from tidemill.engine.membership import Membership
+from tidemill.errors import ClaimLost, Unavailable
+from tidemill.model import Fact, Observer, Record, Stale, Swapped, Value
+from tidemill.ports import Clock, Store
+
+__all__ = ["Hold", "Holder", "Leases"]
+
+LOOK_EVERY = 15.0
+FRESH = 1.0
+SETTLE = 1.0
+QUIET_WITHIN = 8.0
+TRY_LATER = 30.0
+CHECKPOINT_EVERY = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    view: LeaseView
+    partition: str
+    version: str | None
+    lease: Lease
+
+
+class Leases:
+    """The leases of all feed workers of this replica in one store. `register`, then `run()` until `stop()`."""
+
+    def __init__(
+        self, store: Store, membership: Membership, *, clock: Clock, random: Random, observer: Observer
+    ) -> None:
+        self._store = store
+        self._membership = membership
+        self._clock = clock
+        self._random = random
+        self._observe = observer
+        self._writer = Writer(store, clock=clock, random=random, check=self._may_write, ended=self._ended)
+        self._views: dict[str, LeaseView] = {}
+        self._known_members: frozenset[str] = frozenset()
+        self._settled = float("inf")
+        self._look_now = True
+        self._next = float("-inf")
+        self._draining = False
+        self._stalled = self._told_stalled = False
+        self._group: asyncio.TaskGroup | None = None
+        self._wake = asyncio.Event()
+        self._stopping = asyncio.Event()
+        membership.listen(self)
+        membership.on_burial(self._someone_died)
+        membership.on_change(self._members_changed)
+        membership.naming(self._named)
+
+    def register(self, holder: Holder, *, interval: float = CHECKPOINT_EVERY) -> None:
+        """Divide this worker's partitions as well; checkpoints are written each `interval` seconds."""
+        self._views[holder.worker] = LeaseView(holder, interval)
+        self._membership.on_ring(holder.group, self._look_soon)
+
+    @property
+    def held(self) -> Sequence[str]:
+        """The partitions that are ours, as `<worker>/<partition>`."""
+        return [
+            f"{view.worker}/{partition}"
+            for view in self._views.values()
+            for partition in sorted({*view.holds, *view.remembered})
+        ]
+
+    # --- life -----------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Claim, checkpoint and give, until `stop()`."""
+        self._members_changed()
+        self._settled = self._clock.monotonic() + SETTLE
+        async with asyncio.TaskGroup() as self._group:
+            self._group.create_task(self._checkpointing())
+            await self._dividing()
+
+    async def stop(self) -> None:
+        """Claim and give nothing more; what is held stays ours. Idempotent, and legal before `run`."""
+        self._stopping.set()
+        self._wake.set()
+
+    def stall(self, stuck: bool) -> None:
+        """The handlers stand still: keep only what they have begun. Or they go on."""
+        self._stalled = stuck
+        self._wake.set()
+
+    async def drain(self, deadline: float) -> None:
+        """Claim nothing more, and release each partition as it gets quiet, until `deadline` (monotonic)."""
+        self._draining = True
+        self._wake.set()
+        while self.held and self._clock.monotonic() < deadline:
+            await self._give_all(deadline)
+            if self.held:
+                await self._clock.sleep(AGAIN)
+
+    async def release_quiet(self) -> None:
+        """Release what is quiet now."""
+        self._draining = True
+        self._wake.set()
+        await self._give_all(self._clock.monotonic())
+
+    # --- what membership tells ------------------------------------------------------------------------------
+
+    def fenced(self) -> None:
+        self._forget("fenced", remember=True)
+
+    def buried(self) -> None:
+        self._forget("buried", remember=False)
+
+    def resumed(self) -> None:
+        self._look_soon()
+
+    def _forget(self, why: str, *, remember: bool) -> None:
+        for view in self._views.values():
+            held = view.forget(remember=remember)
+            if held:
+                self._observe(Fact("leases_forgotten", view.worker, len(held), detail={"why": why}))
+            for partition in held:
+                view.holder.lost(partition, why)
+
+    def _members_changed(self) -> None:
+        members = frozenset(m.id for m in self._membership.members())
+        if members - self._known_members:
+            self._settled = self._clock.monotonic() + SETTLE
+        self._known_members = members
+        self._wake.set()
+
+    def _someone_died(self, _member: str) -> None:
+        self._wake.set()
+
+    def _look_soon(self) -> None:
+        self._look_now = True
+        self._wake.set()
+
+    def _named(self) -> Sequence[str]:
+        known = [lease for view in self._views.values() for _, lease in view.leases.values()]
+        return [lease.owner for lease in known if lease.owner is not None]
+
+    # --- dividing -------------------------------------------------------------------------------------------
+
+    async def _dividing(self) -> None:
+        while not self._stopping.is_set():
+            now = self._clock.monotonic()
+            self._next = now + LOOK_EVERY * (0.95 + 0.1 * self._random.random())
+            try:
+                if self._membership.check():
+                    await self._round(now)
+            except Unavailable:
+                self._look_now = True
+                self._by(now + 2 * AGAIN)
+            await self._clock.wait(self._wake, max(self._next - self._clock.monotonic(), AGAIN))
+            self._wake.clear()
+
+    def _by(self, when: float) -> None:
+        """Look at things again by then, at the latest."""
+        self._next = min(self._next, when)
+
+    async def _round(self, now: float) -> None:
+        look, self._look_now = self._look_now, False
+        for view in self._views.values():
+            if look or now - view.looked >= LOOK_EVERY * 0.95:
+                await self._look(view)
+        for view in self._views.values():
+            await self._resume(view)
+        if self._stalled != self._told_stalled:
+            self._told_stalled = self._stalled
+            await self._membership.weigh(0 if self._stalled else None)
+        if self._draining:
+            return
+        if self._clock.monotonic() < self._settled:
+            self._by(self._settled)
+            return
+        await self._divide()
+
+    async def _look(self, view: LeaseView) -> None:
+        asked = self._clock.monotonic()
+        await view.read(self._store)
+        view.looked = asked
+        me = self._membership.member
+        owners = set()
+        for partition, known in list(view.leases.items()):
+            hold, owner = view.holds.get(partition), known[1].owner
+            if hold is not None and owner != me:
+                self._ended(hold, "taken")
+            elif hold is None and owner == me:
+                view.remembered.setdefault(partition, known)
+            elif owner is not None and owner != me:
+                owners.add(owner)
+        for owner in sorted(owners - {m.id for m in self._membership.living()}):
+            await self._membership.certainly_buried(owner)
+
+    async def _divide(self) -> None:
+        planned = self._moves()
+        now = self._clock.monotonic()
+        old = [view for name, view in self._views.items() if planned.touch(name) and now - view.looked > FRESH]
+        if old:  # what was read some time ago is good enough to stand still, not to move
+            for view in old:
+                await self._look(view)
+            planned = self._moves()
+        self._by(planned.again)
+        await self._claim([(view, p) for name, view in self._views.items() for p in planned.claims[name]])
+        for name, view in self._views.items():
+            self._give_some(view, planned.releases[name])
+
+    def _moves(self) -> Moves:
+        return moves(self._views, self._membership, self._clock.monotonic(), draining=self._draining)
+
+    # --- taking ---------------------------------------------------------------------------------------------
+
+    async def _claim(self, wanted: Sequence[tuple[LeaseView, str]]) -> None:
+        me = self._membership.member
+        claims = [c for view, partition in wanted if (c := await self._claim_of(view, partition, me)) is not None]
+        if not claims or not self._membership.check() or self._membership.member != me or self._draining:
+            return
+        swaps = [self._writer.swap(key_of(c.view.worker, c.partition), c.version, c.lease) for c in claims]
+        for claim, result in zip(claims, await self._store.swap(swaps), strict=True):
+            self._claimed(claim, result)
+
+    async def _claim_of(self, view: LeaseView, partition: str, me: str) -> _Claim | None:
+        """Free, or its owner is buried: of a living owner's partition no claim is ever made."""
+        version, lease = view.leases.get(partition) or (None, None)
+        if lease is None:
+            try:
+                lease = records.created(await view.holder.start(partition))
+            except Unavailable:
+                self._by(self._clock.monotonic() + 2 * AGAIN)
+                return None
+        claimed = records.claim(lease, me, self._writer.nonce(), buried=lease.owner is not None)
+        return _Claim(view, partition, version, claimed)
+
+    def _claimed(self, claim: _Claim, result: Swapped) -> None:
+        if isinstance(result, Record):
+            self._acquired(claim.view, claim.partition, result.version, claim.lease)
+        elif isinstance(result, Stale):
+            found = claim.view.note(claim.partition, result.current)
+            if found is not None and found.owner == self._membership.member:
+                claim.view.remembered[claim.partition] = claim.view.leases[claim.partition]
+            self._wake.set()
+
+    async def _resume(self, view: LeaseView) -> None:
+        """Leases that are ours and not held: after a fence, or of a claim whose reply was lost."""
+        while view.remembered and self._membership.check():
+            me = self._membership.member
+            wanted = {
+                partition: (version, self._resumed(lease))
+                for partition, (version, lease) in view.remembered.items()
+                if lease.owner == me
+            }
+            swaps = [self._writer.swap(key_of(view.worker, p), v, lease) for p, (v, lease) in wanted.items()]
+            results = await self._store.swap(swaps) if swaps else []
+            view.remembered.clear()
+            for (partition, (_, lease)), result in zip(wanted.items(), results, strict=True):
+                if isinstance(result, Record) and lease.owner is None:
+                    view.note(partition, result)
+                    await self._membership.ring(view.group)
+                else:
+                    self._claimed(_Claim(view, partition, None, lease), result)
+
+    def _resumed(self, lease: Lease) -> Lease:
+        return records.release(lease, None) if self._draining else records.resume(lease, self._writer.nonce())
+
+    def _acquired(self, view: LeaseView, partition: str, version: str, lease: Lease) -> None:
+        """The lease is ours. If trust has ended while the reply was on its way, it is only remembered."""
+        if lease.owner != self._membership.member:
+            return
+        view.leases[partition] = (version, lease)
+        if self._draining or not self._membership.check():
+            view.remembered[partition] = (version, lease)
+            self._wake.set()
+            return
+        hold = view.holds[partition] = Hold(view.worker, partition, version, lease, writer=self._writer)
+        detail: Value = {"partition": partition, "epoch": lease.epoch, "crashes": lease.crashes}
+        self._observe(Fact("lease_acquired", view.worker, detail=detail))
+        view.begun[partition] = self._spawn(self._begin(view, hold, view.begun.get(partition)))
+
+    async def _begin(self, view: LeaseView, hold: Hold, before: asyncio.Task[None] | None) -> None:
+        """Let the worker begin, after it has come back from a former hold of the same partition."""
+        if before is not None:
+            await asyncio.wait([before])
+        while not hold.lost:
+            try:
+                await view.holder.acquired(hold)
+                return
+            except ClaimLost:
+                self._ended(hold, "taken")
+            except Unavailable:
+                await self._writer.pause()
+
+    # --- giving ---------------------------------------------------------------------------------------------
+
+    def _give_some(self, view: LeaseView, releases: Sequence[tuple[str, str | None]]) -> None:
+        now = self._clock.monotonic()
+        for partition, next_owner in releases:
+            hold, kept = view.holds.get(partition), view.kept_until.get(partition, float("-inf"))
+            if kept > now:
+                self._by(kept)
+            elif hold is not None and partition not in view.giving:
+                giving = self._give(view, hold, next_owner, now + QUIET_WITHIN)
+                view.giving[partition] = self._spawn(giving)
+
+    async def _give_all(self, deadline: float) -> None:
+        """Give everything, in place of what is being given already."""
+        under_way = [task for view in self._views.values() for task in view.giving.values()]
+        for task in under_way:
+            task.cancel()
+        if under_way:
+            await asyncio.wait(under_way)
+        releases = self._moves().releases
+        next_owner = {(name, p): owner for name, pairs in releases.items() for p, owner in pairs}
+        await asyncio.gather(
+            *(
+                self._give(view, hold, next_owner.get((view.worker, hold.partition)), deadline)
+                for view in self._views.values()
+                for hold in list(view.holds.values())
+            )
+        )
+
+    async def _give(self, view: LeaseView, hold: Hold, next_owner: str | None, deadline: float) -> None:
+        partition = hold.partition
+        try:
+            await asyncio.wait([view.begun[partition]])
+            if not hold.lost and await view.holder.quiet(partition, deadline):
+                if await hold.release(next_owner):
+                    self._ended(hold, "released")
+                    await self._membership.ring(view.group)
+            elif not hold.lost:
+                view.kept_until[partition] = self._clock.monotonic() + TRY_LATER
+                self._observe(Fact("lease_kept", view.worker, detail={"partition": partition}))
+        finally:
+            view.giving.pop(partition, None)
+            self._wake.set()
+
+    # --- writing --------------------------------------------------------------------------------------------
+
+    async def _checkpointing(self) -> None:
+        tick = min((view.interval for view in self._views.values()), default=CHECKPOINT_EVERY)
+        while not self._stopping.is_set():
+            await self._clock.wait(self._stopping, tick)
+            await self._writer.write(self._due())
+
+    def _due(self) -> Sequence[Hold]:
+        now = self._clock.monotonic()
+        due: list[Hold] = []
+        for view in self._views.values():
+            if self._stopping.is_set() or now - view.written >= view.interval:
+                view.written = now
+                due += view.holds.values()
+        return due
+
+    def _may_write(self) -> bool:
+        return self._membership.check()
+
+    def _ended(self, hold: Hold, why: str) -> None:
+        """The hold is over, once."""
+        view = self._views[hold.worker]
+        if hold.lost:
+            return
+        hold.lost = True
+        del view.holds[hold.partition]
+        if why == "released":
+            view.leases[hold.partition] = (hold.version, hold.lease)
+        else:
+            view.leases.pop(hold.partition, None)
+            self._look_now = True
+        detail = {"partition": hold.partition, "why": why}
+        self._observe(Fact("lease_released" if why == "released" else "lease_lost", view.worker, detail=detail))
+        view.holder.lost(hold.partition, why)
+        self._wake.set()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        assert self._group is not None, "acquired before run()"
+        return self._group.create_task(work)
