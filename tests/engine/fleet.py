@@ -207,6 +207,7 @@ class FakeWorker:
         self.log: list[tuple[str, str]] = []
         self.starts: dict[str, str] = {}
         self.never_quiet: set[str] = set()
+        self.quieted: set[Hold] = set()
         self.acquiring: Callable[[Hold], None] = lambda _hold: None
         self._clock = clock
 
@@ -228,7 +229,8 @@ class FakeWorker:
             return False
         if hold is not None:
             hold.busy = True
-            hold.mark(str(int(hold.lease.cursor) + 1))
+            hold.mark(str(int(hold.wanted.cursor) + 1))
+            self.quieted.add(hold)
         return True
 
     def lost(self, partition: str, why: str) -> None:
@@ -274,11 +276,16 @@ class Replica:
 
     @property
     def works(self) -> set[str]:
-        """What it works on now, as `<worker>/<partition>`: held, trusted, and not frozen or dead."""
+        """What it works on now, as `<worker>/<partition>`: held, trusted, not quiet; and not frozen or dead."""
         machine = self.machine
         if machine.dead or not machine.running.is_set() or not self.membership.fence.holds(machine.monotonic()):
             return set()
-        return {f"{w.worker}/{p}" for w in self.workers.values() for p, h in w.holds.items() if not h.lost}
+        return {
+            f"{w.worker}/{p}"
+            for w in self.workers.values()
+            for p, hold in w.holds.items()
+            if not hold.lost and hold not in w.quieted
+        }
 
     async def start(self) -> None:
         async def live() -> None:
