@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, ParamSpec, TypeVar, overload
+from importlib import import_module
+from typing import Any, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from tidemill.app.decorators import ChangeDecorator, MessageDecorator, Task, unpack
 from tidemill.app.handles import Collection, Queue, Table
@@ -35,6 +36,18 @@ F = TypeVar("F", bound=Callable[..., Any])
 _USUAL = Backoff()
 _FEW_TRIES = Backoff(attempts=3)
 _NAME = "a name has letters, digits, '-', '_' and '.' only, and starts with a letter"
+
+
+class AnyClient(Protocol):
+    """A client to be entered, with `async with` or with `with`."""
+
+    async def __aenter__(self) -> AnyClient: ...
+
+    async def __aexit__(self, *exc: Any) -> None: ...
+
+    def __enter__(self) -> AnyClient: ...
+
+    def __exit__(self, *exc: Any) -> None: ...
 
 
 class App:
@@ -231,6 +244,16 @@ class App:
             return check
 
         return decorate
+
+    # --- use outside of a worker ----------------------------------------------------------------------------
+
+    def client(self, *, adapters: Any = None, **options: Any) -> AnyClient:
+        """Open the handles in a script, a notebook or another framework's view: `async with app.client():`, or
+        `with app.client():` and `wait(…)`. `options` are settings by name (`database="sqlite:///work.db"`); what is
+        not given comes from the environment, `tidemill.toml` and the defaults."""
+        # Whoever runs an app stands above its declarations; it is found by name, and only when it is asked for.
+        opened: AnyClient = import_module("tidemill.client").client(self.declared(), options, adapters)
+        return opened
 
     # --- reading --------------------------------------------------------------------------------------------
 

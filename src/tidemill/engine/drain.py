@@ -33,8 +33,8 @@ class HandlersEnd(Protocol):
         """Stop accepting and let requests in flight end; False if some did not."""
         ...
 
-    async def leave(self, timeout: float) -> bool:
-        """End the user's lifespan and the loop; False if it took too long."""
+    async def leave(self, timeout: float) -> str:
+        """End the user's lifespan and the loop; in words what did not go well."""
         ...
 
 
@@ -70,8 +70,9 @@ async def drain(engine: Engine, handlers: HandlersEnd, budget: Budget, hurry: as
     if not web.done():
         web.cancel()
         ended.left.append("requests to the web API were cut off")
-    if not await handlers.leave(budget.lifespan):
-        ended.left.append(f"the lifespan did not end within {budget.lifespan:g} s")
+    problem = await handlers.leave(budget.lifespan)
+    if problem:
+        ended.left.append(problem)
     if still:
         ended.left.append(f"still running, will be taken over: {', '.join(still)}")
     await _leave(engine, clock, bool(still), ended)

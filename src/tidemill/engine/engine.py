@@ -78,6 +78,7 @@ class Engine:
         self.controls = Controls(store, self.feeds, self.queues) if store else None
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._fault: asyncio.Future[None] | None = None
+        self._beside: list[tuple[str, Callable[[], Coroutine[Any, Any, None]]]] = []
 
     @property
     def memberships(self) -> Sequence[Membership]:
@@ -103,6 +104,12 @@ class Engine:
             self._start("outbox", forwarder.run())
         if self.timers is not None:
             self._start("timers", self.timers.run())
+        for name, service in self._beside:
+            self._start(name, service())
+
+    def on_begin(self, name: str, service: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run this beside the services once work is taken in, under the same supervision."""
+        self._beside.append((name, service))
 
     async def watch(self) -> None:
         """Until a service ends by itself. Raises `Fault` with its cause."""
@@ -150,8 +157,21 @@ class Engine:
     @property
     def idle(self) -> bool:
         """Nothing is taken in, worked on, or being written by this replica."""
-        busy = [*self.queues, *self.feeds, *self.forwarders]
-        return all(worker.idle for worker in busy) and (self.timers is None or self.timers.idle)
+        return (
+            all(queue.idle for queue in self.queues)
+            and all(feed.idle for feed in self.feeds)
+            and all(forwarder.idle for forwarder in self.forwarders)
+            and (self.timers is None or self.timers.idle)
+        )
+
+    @property
+    def settled(self) -> bool:
+        """Like `idle`, but for receives and reads that wait for something to come."""
+        return (
+            not any(queue.running or queue.unsettled for queue in self.queues)
+            and not any(feed.running for feed in self.feeds)
+            and (self.timers is None or not self.timers.running)
+        )
 
     def _stall(self, stuck: bool) -> None:
         """The handlers' loop is silent: keep only what they have begun, so that others get the rest."""

@@ -16,8 +16,10 @@ from typing import Any
 
 from tidemill.app.worker import OnChange, Worker
 from tidemill.core.breaker import Breaker
+from tidemill.core.fence import Fence
 from tidemill.core.flow import Flow
 from tidemill.core.lanes import Lanes
+from tidemill.core.probes import Reason, reason_of
 from tidemill.engine.effects import Effects
 from tidemill.engine.feed_results import FeedResults
 from tidemill.engine.leases import Hold
@@ -60,7 +62,8 @@ class FeedWorker:
         self.feed = feed
         self.paused = False
         self.polled = clock.monotonic()
-        self.poll_error = ""
+        self.polling = False
+        self.failing: Reason | None = None
         self.breaker = Breaker()
         self.parts: dict[str, PartitionWork] = {}
         self.lags: Mapping[str, Lag] = {}
@@ -167,12 +170,12 @@ class FeedWorker:
             try:
                 pages = await self._read(cursors)
             except TidemillError as error:
-                if not self.poll_error:
+                if self.failing is None:
                     self._observe(Fact("poll_failed", self.worker, detail={"error": str(error)}))
-                self.poll_error = str(error)
+                self.failing = reason_of(error)
                 await self._clock.sleep(0.25 + self._random.random())
                 continue
-            self.poll_error = ""
+            self.failing = None
             for name, page in pages.items():
                 self._arrived(name, page)
             self.dispatch()
@@ -202,6 +205,10 @@ class FeedWorker:
     def cancel(self, why: str) -> None:
         """End what runs; it comes again from the mark."""
         self._hands.cancel(list(self._works), why)
+
+    @property
+    def fence(self) -> Fence:
+        return self._membership.fence
 
     @property
     def running(self) -> Sequence[Call]:
@@ -386,7 +393,7 @@ class FeedWorker:
 
     async def _read(self, cursors: Mapping[str, str]) -> Mapping[str, Page | Moved | Expired]:
         """One read; given up (reading takes nothing) when other partitions have become readable meanwhile."""
-        self.polled = self._clock.monotonic()
+        self.polled, self.polling = self._clock.monotonic(), True
         limit = min(READ_MOST, *(part.room() for name, part in self.parts.items() if name in cursors))
         reading = asyncio.ensure_future(self.feed.read(cursors, limit, READ_WAIT))
         reading.add_done_callback(lambda _: self._wake.set())
@@ -400,6 +407,7 @@ class FeedWorker:
                         return {}
             return reading.result()
         finally:
+            self.polling = False
             reading.cancel()
 
     def _arrived(self, name: str, page: Page | Moved | Expired) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
-from urllib.parse import parse_qs, urlsplit
 
 from tidemill.core import probes
 from tidemill.core.health import Check, Report, Status
@@ -38,10 +37,10 @@ def answer(request: bytes, snapshot: Snapshot, now: float, limits: Thresholds, m
     method, target, _ = parts
     if method not in ("GET", "HEAD"):
         return refuse(NOT_ALLOWED)
-    url = urlsplit(target)
+    path, _, query = target.partition("?")
     as_json = any(_JSON in line.lower() for line in head[1:] if line.lower().startswith("accept:"))
-    verbose = "verbose" in parse_qs(url.query, keep_blank_values=True)
-    response = _page(url.path, snapshot, now, limits, metrics, as_json=as_json, verbose=verbose)
+    verbose = any(field.partition("=")[0] == "verbose" for field in query.split("&"))
+    response = _page(path, snapshot, now, limits, metrics, as_json=as_json, verbose=verbose)
     return response if method == "GET" else response[: response.index(b"\r\n\r\n") + 4]
 
 

@@ -17,8 +17,10 @@ from typing import assert_never
 
 from tidemill.app.worker import OnMessage, Worker
 from tidemill.core.breaker import Breaker
+from tidemill.core.fence import Fence
 from tidemill.core.flow import Flow
 from tidemill.core.judge import judge_failure, judge_misfit, judge_snooze, killed
+from tidemill.core.probes import Reason, reason_of
 from tidemill.engine.effects import Effects
 from tidemill.engine.membership import Membership
 from tidemill.engine.observe import Handled
@@ -68,7 +70,8 @@ class QueueWorker:
         self.held = 0
         self.paused = False
         self.polled = clock.monotonic()
-        self.poll_error = ""
+        self.polling = False
+        self.failing: Reason | None = None
         self.breaker = Breaker()
         self._membership = membership
         self._hands = hands
@@ -90,7 +93,6 @@ class QueueWorker:
         self._stopping = False
         self._alone = False
         self._stalled = False
-        self._receiving = False
 
     # --- intake ---------------------------------------------------------------------------------------------
 
@@ -102,11 +104,11 @@ class QueueWorker:
                 await self._clock.wait(self._changed, 0.25)
                 self._changed.clear()
                 continue
-            self._receiving = True
+            self.polling = True
             try:
                 await self._receive(room)
             finally:
-                self._receiving = False
+                self.polling = False
 
     def stop(self) -> None:
         """Take nothing more; unstarted deliveries go back at once. Idempotent."""
@@ -138,13 +140,17 @@ class QueueWorker:
         self._hands.cancel(list(self._calls), why)
 
     @property
+    def fence(self) -> Fence:
+        return self._membership.fence
+
+    @property
     def running(self) -> Sequence[Call]:
         return list(self._calls)
 
     @property
     def idle(self) -> bool:
         """Nothing is being received, worked on or settled."""
-        return not (self._receiving or self._calls or self.unsettled)
+        return not (self.polling or self._calls or self.unsettled)
 
     @property
     def unsettled(self) -> int:
@@ -167,12 +173,12 @@ class QueueWorker:
         try:
             deliveries = await self.queue.receive(self._membership.member, room, MAX_WAIT / 2)
         except TidemillError as error:
-            if not self.poll_error:
+            if self.failing is None:
                 self._observe(Fact("poll_failed", self.worker.name, detail={"error": str(error)}))
-            self.poll_error = str(error)
+            self.failing = reason_of(error)
             await self._clock.sleep(0.25 + self._random.random())
             return
-        self.poll_error = ""
+        self.failing = None
         if deliveries:
             self._flow.took(len(deliveries))
             self._accept(deliveries)

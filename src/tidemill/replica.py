@@ -1,0 +1,238 @@
+"""One replica from start to exit: what is opened, in which order, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from random import SystemRandom
+
+from tidemill.app.worker import Declared
+from tidemill.core.member import Identity
+from tidemill.core.probes import NEVER, USUAL, Snapshot
+from tidemill.engine.bind import bind
+from tidemill.engine.clock import SystemClock
+from tidemill.engine.drain import Ended, drain
+from tidemill.engine.engine import Engine, Fault, Machine
+from tidemill.engine.handlers import Handlers
+from tidemill.engine.health_server import HealthServer
+from tidemill.engine.outlet import Outlet
+from tidemill.engine.publish import Publisher
+from tidemill.engine.rules import Rules
+from tidemill.engine.watchdog import Watchdog, arm, disarm
+from tidemill.errors import TidemillError
+from tidemill.model import Fact
+from tidemill.ports import Clock
+from tidemill.locate import Adapters, locate, transactional
+from tidemill.settings import Settings
+from tidemill.telemetry.facts import log_fact
+from tidemill.telemetry.metrics import Metrics
+from tidemill.web.serve import Web
+
+VERSION = "0.1.0"
+
+_log = logging.getLogger("tidemill")
+
+
+class Replica:
+    """Everything of one process. `live()` once."""
+
+    def __init__(self, declared: Declared, settings: Settings, adapters: Adapters | None = None) -> None:
+        self.declared = declared
+        self.settings = settings
+        self.workers = settings.chosen(declared)
+        self.clock = SystemClock()
+        self.metrics = Metrics(version=VERSION, started_at=time.time())
+        self.places = locate(declared, settings, self.clock, adapters)
+        self._health = self._health_server()
+        self._web = self._bind_web()
+        self._dead: asyncio.Future[None] | None = None
+
+    async def live(self, told: asyncio.Event, hurry: asyncio.Event) -> int:
+        """Start, work until `told` to stop or a fault, drain; the exit code."""
+        loop = asyncio.get_running_loop()
+        self._dead = loop.create_future()
+        if self._health is not None:
+            self._health.start()
+        try:
+            await self.places.open()
+            return await self._work(told, hurry, Outlet(self.places, loop))
+        finally:
+            await self.places.close()
+            if self._health is not None:
+                self._health.stop()
+            disarm()
+
+    # --- working --------------------------------------------------------------------------------------------
+
+    async def _work(self, told: asyncio.Event, hurry: asyncio.Event, outlet: Outlet) -> int:
+        handlers = self._handlers(outlet)
+        engine = self._engine(handlers)
+        publisher = self._publisher(engine, handlers)
+        host = _Host(handlers, self._web, outlet, self.clock)
+        fault = ""
+        await engine.join()
+        engine.spawn("tick", engine.tick(lambda: self._tick(publisher)))
+        try:
+            await self._begin(engine, handlers, told)
+            publisher.started = not told.is_set()
+            if publisher.started:
+                _log.info("ready: %s", ", ".join(w.name for w in self.workers) or "no workers")
+            fault = await self._until_told(engine, told)
+        except TidemillError:
+            await self._abandon(engine, handlers)
+            raise
+        publisher.draining = True
+        publisher.tick()
+        _log.info("stopping%s", f": {fault}" if fault else "")
+        ended = await drain(engine, host, self.settings.budget(), hurry)
+        return self._told(ended, fault)
+
+    async def _begin(self, engine: Engine, handlers: Handlers, told: asyncio.Event) -> None:
+        """Lifespan, web, intake; nothing more once we are told to stop."""
+        starting = asyncio.ensure_future(handlers.start())
+        stop = asyncio.ensure_future(told.wait())
+        await asyncio.wait((starting, stop), return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if not starting.done():
+            starting.add_done_callback(lambda done: done.cancelled() or done.exception())
+            return
+        starting.result()
+        if told.is_set():
+            return
+        if self._web is not None:
+            handlers.run_web(self._web.serve)
+            while not (self._web.ready or self._web.ended or told.is_set()):
+                await self.clock.sleep(0.01)
+        engine.begin()
+
+    async def _until_told(self, engine: Engine, told: asyncio.Event) -> str:
+        """Why we stop: "" when told to, else the fault in one line."""
+        assert self._dead is not None
+        watching = asyncio.ensure_future(engine.watch())
+        stop = asyncio.ensure_future(told.wait())
+        await asyncio.wait((watching, stop, self._dead), return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if self._dead.done():
+            watching.cancel()
+            error: BaseException | None = self._dead.exception()
+            return f"the handlers' side has ended: {error}"
+        if watching.done():
+            error = watching.exception()
+            _log.error("a service has ended by itself", exc_info=error)
+            return str(error) if isinstance(error, Fault) else f"{type(error).__name__}: {error}"
+        watching.cancel()
+        return ""
+
+    async def _abandon(self, engine: Engine, handlers: Handlers) -> None:
+        """The start failed: leave as little behind as possible."""
+        await handlers.stop(self.settings.budget().lifespan)
+        for membership in engine.memberships:
+            try:
+                await membership.leave()
+            except TidemillError:
+                continue
+        await engine.end_services()
+
+    def _told(self, ended: Ended, fault: str) -> int:
+        for line in ended.left:
+            _log.error("%s", line)
+        code = 1 if fault else ended.code
+        _log.info("stopped, exit code %d", code)
+        return code
+
+    def _tick(self, publisher: Publisher) -> None:
+        publisher.tick()
+        if not self.settings.debug:
+            arm()
+
+    # --- making the parts -----------------------------------------------------------------------------------
+
+    def _handlers(self, outlet: Outlet) -> Handlers:
+        return Handlers(
+            self.workers,
+            self.clock,
+            lifespan=self.declared.lifespan,
+            client=outlet,
+            transactional=transactional(self.workers, self.places),
+            on_death=self._died,
+        )
+
+    def _engine(self, handlers: Handlers) -> Engine:
+        settings = self.settings
+        identity = Identity(
+            settings.replica,
+            tuple(sorted({w.group for w in self.workers})),
+            settings.pod_uid,
+            settings.container,
+            settings.weight,
+        )
+        machine = Machine(self.clock, SystemRandom(), identity, settings.clockwork(), self._observe)
+        return Engine(self.workers, self.places, handlers, machine, silence=lambda: self._silence(handlers))
+
+    def _silence(self, handlers: Handlers) -> float:
+        return 0.0 if self.settings.debug else handlers.stuck().silent
+
+    def _publisher(self, engine: Engine, handlers: Handlers) -> Publisher:
+        names = {worker.name for worker in self.workers}
+        rules = Rules(
+            [rule for rule in self.declared.rules if not rule.workers or names & set(rule.workers)],
+            self.clock,
+            handlers.spawn,
+        )
+        self._rules = rules
+        engine.on_begin("rules", rules.run)
+        publish: Callable[[Snapshot], None] = self._health.publish if self._health else lambda snapshot: None
+        return Publisher(engine, publish=publish, stuck=handlers.stuck, rules=rules.checks)
+
+    def _health_server(self) -> HealthServer:
+        settings = self.settings
+        limits = NEVER if settings.debug else USUAL
+        return HealthServer(
+            bind(settings.health_host, settings.health_port),
+            Snapshot(self.clock.monotonic()),
+            monotonic=self.clock.monotonic,
+            metrics=self.metrics.render,
+            watch=Watchdog(limits=limits),
+            limits=limits,
+        )
+
+    def _bind_web(self) -> Web | None:
+        if not self.settings.serves_api(self.declared):
+            return None
+        return Web(self.declared.api, bind(self.settings.api_host, self.settings.api_port))
+
+    def _observe(self, fact: Fact) -> None:
+        self.metrics(fact)
+        log_fact(fact)
+
+    def _died(self, error: BaseException) -> None:
+        if self._dead is not None and not self._dead.done():
+            self._dead.set_exception(TidemillError(f"{type(error).__name__}: {error}"))
+
+
+class _Host:
+    """What the drain needs of the handlers' side and the web."""
+
+    def __init__(self, handlers: Handlers, web: Web | None, outlet: Outlet, clock: Clock) -> None:
+        self._handlers = handlers
+        self._web = web
+        self._outlet = outlet
+        self._clock = clock
+
+    async def stop_web(self, timeout: float) -> bool:
+        web = self._web
+        if web is None:
+            return True
+        web.stop()
+        deadline = self._clock.monotonic() + timeout
+        while not web.ended and self._clock.monotonic() < deadline:
+            await self._clock.sleep(0.02)
+        web.hurry()
+        return web.ended
+
+    async def leave(self, timeout: float) -> str:
+        problem = await self._handlers.stop(timeout)
+        await self._outlet.close()
+        return problem

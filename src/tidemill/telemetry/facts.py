@@ -1,0 +1,47 @@
+"""The observer that writes facts as log lines: what an operator would want to be told, once each."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from tidemill.model import Fact
+
+_log = logging.getLogger("tidemill")
+
+_LEVELS: Mapping[str, int] = {
+    "claims_lost": logging.WARNING,
+    "dead": logging.WARNING,
+    "expired": logging.ERROR,
+    "halted": logging.ERROR,
+    "parked": logging.WARNING,
+    "poll_failed": logging.WARNING,
+    "stalled": logging.ERROR,
+    "recovered": logging.WARNING,
+    "fenced": logging.WARNING,
+    "buried": logging.WARNING,
+}
+
+_SENTENCES: Mapping[str, str] = {
+    "claims_lost": "claims went to another replica before they were settled",
+    "dead": "to the dead letters",
+    "expired": "changes were removed by retention before this worker read them",
+    "halted": "a partition stands still until somebody decides",
+    "parked": "a key was parked; its later changes queue up behind it",
+    "poll_failed": "the backend fails",
+    "stalled": "the handlers' loop is silent; unstarted work goes back",
+    "recovered": "the handlers' loop ticks again",
+    "fenced": "no renewal in time: nothing is started or written until one succeeds",
+    "buried": "this replica was taken for dead and comes back under a new name",
+}
+
+
+def log_fact(fact: Fact) -> None:
+    """Write the facts that people should see; the others are only counted."""
+    level = _LEVELS.get(fact.name)
+    if level is None:
+        return
+    details = " ".join(f"{name}={value}" for name, value in fact.detail.items())
+    count = f" ({fact.count})" if fact.count != 1 else ""
+    extra = {"worker": fact.worker, "id": str(fact.detail.get("id", ""))}
+    _log.log(level, "%s%s %s", _SENTENCES[fact.name], count, details, extra=extra)

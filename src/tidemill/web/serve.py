@@ -1,0 +1,69 @@
+"""The user's ASGI app under uvicorn, on the handlers' loop.
+
+The socket is bound by us before anything starts, so that a taken port is one clear line and exit code 2. uvicorn is
+stopped by its own flag: it stops accepting, lets requests in flight end, then returns. Only this module imports it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import socket
+from typing import Any
+
+from tidemill.errors import ConfigurationError
+
+
+class Web:
+    """One server. `serve()` runs until `stop()`; `hurry()` cuts off what is still in flight."""
+
+    def __init__(self, api: Any, listener: socket.socket) -> None:
+        try:
+            import uvicorn
+        except ImportError:
+            raise ConfigurationError("App(api=…) needs uvicorn: install tidemill[api]") from None
+        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+        config = uvicorn.Config(load(api), log_config=None, access_log=False, lifespan="auto", ws="none")
+        self._server = uvicorn.Server(config)
+        self._listener = listener
+        self.ended = False
+
+    @property
+    def ready(self) -> bool:
+        """It accepts requests."""
+        return bool(self._server.started)
+
+    async def serve(self) -> None:
+        """Accept and answer until `stop()`."""
+        try:
+            await self._server.serve(sockets=[self._listener])
+            if not self._server.should_exit:
+                raise ConfigurationError("the web API did not start (its lifespan failed, see above)")
+        finally:
+            self.ended = True
+
+    def stop(self) -> None:
+        """Accept nothing more. From any thread."""
+        self._server.should_exit = True
+
+    def hurry(self) -> None:
+        """Wait for nobody any more. From any thread."""
+        self._server.force_exit = True
+
+
+def load(api: Any) -> Any:
+    """The ASGI app of `App(api=…)`: itself, or what "module:attribute" names."""
+    if not isinstance(api, str):
+        return api
+    module, _, attribute = api.partition(":")
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module == error.name or module.startswith(error.name + ".")):
+            raise ConfigurationError(f"api={api!r}: there is no module {module!r} (from here)") from None
+        raise
+    for name in (attribute or "api").split("."):
+        if not hasattr(found, name):
+            raise ConfigurationError(f"api={api!r}: module {module!r} has no {attribute or 'api'!r}")
+        found = getattr(found, name)
+    return found
