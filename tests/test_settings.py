@@ -147,7 +147,7 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
 
 def test_a_secrets_directory_that_is_not_there(tmp_path: Path) -> None:
     [line] = problems({"TIDEMILL_SECRETS_DIR": "/nowhere"}, tmp_path)
-    assert line == "TIDEMILL_SECRETS_DIR=/nowhere: there is no such directory"
+    assert line == "TIDEMILL_SECRETS_DIR=/nowhere cannot be read: No such file or directory"
 
 
 def test_a_mistake_never_shows_a_secret(tmp_path: Path) -> None:

@@ -104,12 +104,13 @@ def _secrets(environ: Mapping[str, str], problems: list[str]) -> Mapping[str, st
     """Files named like variables, as Kubernetes and Docker mount secrets."""
     said = environ.get(SECRETS)
     folder = Path(said or "/run/secrets")
-    if not folder.is_dir():
-        if said:
-            problems.append(f"{SECRETS}={said}: there is no such directory")
-        return {}
     try:
         files = [path for path in folder.iterdir() if path.name.upper().startswith(PREFIX) and path.is_file()]
+    except OSError as error:
+        if said:  # else it is only where such files would be
+            problems.append(f"{SECRETS}={said} cannot be read: {error.strerror}")
+        return {}
+    try:
         return {path.name.upper(): path.read_text("utf-8").strip() for path in files}
     except (UnicodeDecodeError, OSError) as error:
         problems.append(f"the secrets in {folder} cannot be read: {error}")

@@ -12,11 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tidemill.core.health import Check, Health
-from tidemill.core.probes import Snapshot
+from tidemill.core.probes import USUAL, Snapshot
 from tidemill.engine import health_server
 from tidemill.engine.bind import bind, taken_by
+from tidemill.engine.health_pages import answer
 from tidemill.engine.health_server import HealthServer
 from tidemill.errors import ConfigurationError
 
@@ -190,6 +193,17 @@ def test_a_fault_of_ours_is_a_500_and_the_thread_lives() -> None:
     assert get(server, "/metrics")[0] == 500
     assert get(server, "/livez")[0] == 200
     server.stop()
+
+
+@given(
+    method=st.sampled_from([b"GET", b"HEAD", b"POST", b""]),
+    target=st.one_of(st.binary(max_size=40), st.sampled_from([b"/livez", b"/health", b"//[", b"/readyz?verbose=1"])),
+    headers=st.binary(max_size=60),
+)
+def test_no_request_is_a_fault_of_ours(method: bytes, target: bytes, headers: bytes) -> None:
+    request = method + b" " + target + b" HTTP/1.1\r\n" + headers + b"\r\n\r\n"
+    said = answer(request, UP, 100.0, USUAL, lambda snapshot, now: "")
+    assert said.split()[1] in (b"200", b"400", b"404", b"405")
 
 
 # --- bounds -------------------------------------------------------------------------------------------------
