@@ -97,6 +97,11 @@ def twice() -> Iterator[int]:
     yield 2
 
 
+async def twice_async() -> AsyncIterator[int]:
+    yield 1
+    yield 2
+
+
 def never() -> Iterator[int]:
     yield from ()
 
@@ -166,7 +171,9 @@ async def test_what_was_made_is_closed_when_a_later_dependency_fails() -> None:
     assert given.log == ["open", "saw no rates", "close"]
 
 
-@pytest.mark.parametrize(("dependency", "message"), [(twice, "yielded twice"), (never, "without yielding")])
+@pytest.mark.parametrize(
+    ("dependency", "message"), [(twice, "yielded twice"), (twice_async, "yielded twice"), (never, "without yielding")]
+)
 async def test_a_generator_gives_exactly_one_value(dependency: Callable[..., Any], message: str) -> None:
     def handler(item: int, _: int = Depends(dependency)) -> None:
         """Does nothing."""

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Annotated, Any
 
 import pytest
+from pydantic import AfterValidator
 
 from tests.engine.hands import (
     Sink,
@@ -110,6 +111,34 @@ async def test_everything_else_that_is_raised_is_a_failure(error: BaseException,
                 assert end.error == line
                 assert "test_handlers_calls.py" in end.trace
                 assert "engine/call_plan.py" not in end.trace
+
+
+async def test_an_error_that_cannot_be_shown_is_told_by_its_name() -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise ValueError("no words")
+
+    async def handler(item: int) -> None:
+        raise Mute
+
+    [end] = await end_of(message_worker(handler))
+    assert isinstance(end, Failed)
+    assert end.error == "Mute: (its message cannot be shown)"
+
+
+async def test_a_validator_that_raises_what_it_should_not_fails_the_call() -> None:
+    def broken(number: int) -> int:
+        raise OSError("validators do no I/O")
+
+    async def handler(item: int) -> None:
+        raise AssertionError("called")
+
+    one = message_worker(handler, Annotated[int, AfterValidator(broken)])
+    many = message_worker(lambda items: None, Annotated[int, AfterValidator(broken)], batch=5)
+    for worker in (one, many):
+        [end] = await end_of(worker)
+        assert isinstance(end, Failed)
+        assert end.error == "OSError: validators do no I/O"
 
 
 async def test_a_long_trace_is_cut() -> None:
@@ -381,6 +410,7 @@ async def alone(item: int) -> None:
 @pytest.mark.parametrize(
     ("handler", "options", "problem"),
     [
+        (lambda item: None, {"type_": threading.Thread}, "bodies of type Thread cannot be validated: Pydantic"),
         (yielding, {}, "the handler yields"),
         (alone, {"batch": 5}, "batch=5 calls it with lists; annotate 'item' as list"),
         (lambda item, rates: None, {}, "parameter 'rates' has nothing to fill it"),
@@ -393,4 +423,6 @@ def test_mistakes_name_the_worker_and_the_fix(
     with pytest.raises(ConfigurationError) as caught:
         Handlers([message_worker(handler, **options)], SystemClock())
     assert problem in str(caught.value)
+    assert len(caught.value.problems) == 1
+    assert "\n" not in str(caught.value)
     assert str(caught.value).startswith("worker 'w': ")

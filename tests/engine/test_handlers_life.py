@@ -8,17 +8,18 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from typing import Any
 
 import pytest
 
 from tests.engine.hands import LONG, Sink, call, delivery, hands, message_worker
 from tidemill.app.app import App
-from tidemill.app.client import running
+from tidemill.app.client import running, wait
 from tidemill.app.depends import Depends
 from tidemill.engine.clock import SystemClock
 from tidemill.engine.handlers import Handlers
+from tidemill.engine.isolate import isolated
 from tidemill.engine.work import Ended, Unstarted
 from tidemill.errors import ConfigurationError, Forked, NotRunning, TidemillError
 from tidemill.model import Done, Message, Query, Rows, Stored, Write, Written
@@ -236,6 +237,23 @@ async def test_handles_find_the_client_and_default_ids_are_stable_on_a_rerun(inl
     assert [message.dedup for message in client.sent] == ["w/m5/1", "w/m5/2"] * 2
 
 
+async def test_plain_handlers_reach_handles_through_wait() -> None:
+    app = App("test")
+    queue = app.queue("numbers", int)
+
+    def handler(number: int) -> None:
+        wait(queue.send(number + 1))
+        wait(queue.send(number + 2))
+
+    app.on_message(queue, name="w")(handler)
+    [worker] = app.declared().workers
+    client, sink = Client(), Sink()
+    async with hands(worker, client=client, inline=False) as handlers:
+        handlers.submit([call(worker, sink)])
+        assert await sink.ends() == [OK]
+    assert [(message.body, message.dedup) for message in client.sent] == [(b"8", "w/m1/1"), (b"9", "w/m1/2")]
+
+
 async def test_a_batch_put_together_anew_is_no_rerun() -> None:
     app = App("test")
     queue = app.queue("numbers", int)
@@ -409,14 +427,14 @@ async def test_inline_starts_no_threads_and_no_task_per_call() -> None:
     def plain(number: int) -> None:
         assert threading.current_thread() is threading.main_thread()
 
-    before = threading.active_count()
+    before = set(threading.enumerate())
     one, two = message_worker(handler, concurrency=3), message_worker(plain, concurrency=1)
     sink = Sink()
     async with hands(one) as handlers, hands(two) as others:
         handlers.submit([call(one, sink) for _ in range(100)])
         others.submit([call(two, sink) for _ in range(100)])
         assert await sink.ends(200) == [OK] * 200
-        assert threading.active_count() == before
+        assert set(threading.enumerate()) <= before
     assert len([task for task in tasks if task.get_name() == "tidemill worker w"]) <= 3 + 1
 
 
@@ -458,3 +476,19 @@ async def test_a_busy_worker_leaves_the_loop_to_others() -> None:
         await asyncio.sleep(0)
         assert len(sink.all) < 1000
         await sink.wait(1000)
+
+
+async def test_a_coroutine_that_is_given_up_in_mid_step_is_closed_in_its_context() -> None:
+    seen: list[str] = []
+
+    async def work() -> None:
+        setting.set("its own")
+        try:
+            await asyncio.sleep(60)
+        finally:
+            seen.append(setting.get())
+
+    waiting = isolated(copy_context(), work())
+    waiting.send(None)
+    waiting.close()
+    assert seen == ["its own"]

@@ -8,9 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 
 import pytest
 
@@ -19,9 +20,12 @@ from tests.engine.children import Order, app
 from tests.engine.hands import LONG, Sink, call, delivery, hands, message_worker
 from tidemill.app.depends import Depends
 from tidemill.app.worker import Worker
+from tidemill.engine.child import target_of
 from tidemill.engine.clock import SystemClock
 from tidemill.engine.handlers import Handlers
-from tidemill.engine.work import Cancelled, End, Ended, Failed, Misfit
+from tidemill.engine.process_pool import ChildCalls
+from tidemill.engine.slot import Slot
+from tidemill.engine.work import Call, Cancelled, End, Ended, Failed, Misfit, Unstarted
 from tidemill.errors import ConfigurationError
 from tidemill.model import Dead, Delivery, Done
 
@@ -181,6 +185,69 @@ def test_what_a_child_does_not_have_is_refused_at_start() -> None:
 
     assert "has scope 'app', which a child process does not have" in refused(message_worker(needs_pool, process=True))
     assert "needs a message type at module level" in refused(message_worker(children.work, Local, process=True))
+
+
+# --- a child by itself ---------------------------------------------------------------------------------------
+
+
+def ends_of(calls: ChildCalls, one: Call) -> tuple[End, ...]:
+    slot = Slot(Lock())
+    slot.begin(one)
+    return calls.perform(one, slot)
+
+
+@pytest.fixture
+def own() -> Iterator[ChildCalls]:
+    calls = ChildCalls(target_of(worker("work")), time.monotonic)
+    yield calls
+    calls.close()
+
+
+def test_a_call_that_no_child_has_begun_goes_to_the_next_one(own: ChildCalls) -> None:
+    one = call(worker("work"), Sink(), order("pid"))
+    own.ready()
+    first = pid_of(ends_of(own, one)[0])
+    own.interrupt()
+    second = pid_of(ends_of(own, one)[0])
+    assert first != second
+    own.interrupt()
+    fenced = call(worker("work"), Sink(), order("pid"), deadline=0.0)
+    assert ends_of(own, fenced) == (Unstarted("fenced"),)
+
+
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [
+        ("import os; os._exit(5)", "ProcessEnded: the child process could not start (exit code 5)"),
+        ("raise OSError('no config')", "OSError: no config"),
+        ("", "AttributeError: module 'broken' has no attribute 'work'"),
+    ],
+)
+def test_a_child_that_cannot_start_fails_the_call_and_the_next_one_tries_again(
+    source: str, error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "broken.py").write_text(source)
+    calls = ChildCalls(replace(target_of(worker("work")), module="broken"), time.monotonic)
+    one = call(worker("work"), Sink(), order("nothing"))
+    try:
+        calls.ready()
+        [end] = ends_of(calls, one)
+        assert isinstance(end, Failed)
+        assert end.error == error
+        (tmp_path / "broken.py").write_text("from tests.engine.children import work")
+        calls.ready()
+        assert ends_of(calls, one) == (OK,)
+    finally:
+        calls.close()
+
+
+def test_a_closed_one_starts_no_child(own: ChildCalls) -> None:
+    own.close()
+    own.ready()
+    [end] = ends_of(own, call(worker("work"), Sink(), order("pid")))
+    assert isinstance(end, Failed)
+    assert end.error == "ProcessEnded: the child process ended (before it began) during it"
 
 
 # --- the parent's death -------------------------------------------------------------------------------------

@@ -75,8 +75,8 @@ class Context:
     """The call a handler is in.
 
     `attempt` is 1 at first and rises with each recorded failure; `delivery` counts the times this was handed
-    out without any verdict, 1 at first. `deadline` is on the monotonic clock (`time.monotonic`-like seconds
-    from `clock`), None without a time limit. Batch handlers see the first item's id and key.
+    out without any verdict, 1 at first. `deadline` is on the monotonic clock of the process (CLOCK_BOOTTIME where
+    there is one), None without a time limit. Batch handlers see the first item's id and key.
     """
 
     id: str
@@ -96,7 +96,11 @@ class Context:
 
     @property
     def cancelled(self) -> Event:
-        """Set when the call should end (time limit, drain, lost lease): the only signal a `def` handler gets."""
+        """Set when the call should end (time limit, drain, lost lease): the only signal a `def` handler gets.
+
+        Who stops because of it just returns: the item comes again. Who has finished in spite of it returns
+        `Done()`. In a `process=True` handler it is never set: there the process is killed.
+        """
         if self._cancelled is None:
             self._cancelled = Event()
             if self._connect_cancel is not None:
