@@ -221,10 +221,7 @@ def _homeless(settings: Settings, declared: Declared) -> Iterator[str]:
     if needs_store and not settings.store_url(declared):
         homeless.append("timers and leases")
     if homeless:
-        yield (
-            f"no database for {', '.join(homeless)}: set TIDEMILL_DATABASE or --database, "
-            f"such as {DEV_DATABASE}"
-        )
+        yield (f"no database for {', '.join(homeless)}: set TIDEMILL_DATABASE or --database, such as {DEV_DATABASE}")
 
 
 def kind_of(worker: Worker) -> tuple[str, str]:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,6 +54,11 @@ def test_it_runs_answers_and_stops(running: subprocess.Popen[str], port: int) ->
     ready = lines_until(running, "ready: ")
     assert '"level": "info"' in ready
     assert "send_invoice, refresh" in ready
+    for _ in range(300):  # the first snapshot comes with the next tick of the engine
+        if ask("127.0.0.1", port, "/readyz", 30.0)[0] == 200:
+            break
+        time.sleep(0.1)
+    assert ask("127.0.0.1", port, "/readyz", 30.0) == (200, "ok\n")
     assert ask("127.0.0.1", port, "/livez", 30.0) == (200, "ok\n")
     status, page = ask("127.0.0.1", port, "/metrics", 30.0)
     assert (status, 'tidemill_running{worker="send_invoice"} 0' in page) == (200, True)
