@@ -163,6 +163,38 @@ async def test_a_lifespan_that_fails_or_hangs_at_its_end_is_told(inline: bool) -
         assert told in await handlers.stop(0.05)
 
 
+@BOTH
+@pytest.mark.parametrize("hangs", [False, True])
+async def test_a_stop_during_the_start_leaves_what_was_entered(inline: bool, hangs: bool) -> None:
+    log: list[str] = []
+    entering = threading.Event()
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        try:
+            entering.set()
+            await (asyncio.Event().wait() if hangs else asyncio.sleep(0.02))
+            log.append("entered")
+            yield
+        finally:
+            log.append("left")
+
+    worker, sink = message_worker(nothing), Sink()
+    handlers = Handlers([worker], SystemClock(), lifespan=lifespan, inline=inline)
+    starting = asyncio.ensure_future(handlers.start())
+    async with asyncio.timeout(LONG):
+        while not entering.is_set():
+            await asyncio.sleep(0.001)
+        handlers.submit([call(worker, sink)])
+        problem = await handlers.stop(0.05 if hangs else LONG)
+        await asyncio.wait([starting])
+    assert problem == ("the lifespan did not end within 0.05 s" if hangs else "")
+    assert (starting.exception() is not None) == hangs
+    assert log == (["left"] if hangs else ["entered", "left"])
+    if not hangs:
+        assert await sink.ends() == [Unstarted("stopped")]
+
+
 async def test_stop_before_start_is_nothing_and_calls_after_stop_come_back() -> None:
     worker, sink = message_worker(nothing), Sink()
     handlers = Handlers([worker], SystemClock(), inline=True)

@@ -97,6 +97,9 @@ class Handlers:
 
         await self._home.start(self._live, entered)
         self._open = True
+        if self._stopped:  # meanwhile
+            self._return_waiting()
+            return
         self._home.run(self._beat, "the beat of the handlers' loop")
         self._wake(self._lines)
 
