@@ -269,6 +269,7 @@ class Replica:
         for worker in self.workers.values():
             self.leases.register(worker)
         self.tasks: list[asyncio.Task[None]] = []
+        self.leaving: asyncio.Task[None] | None = None
 
     @property
     def worker(self) -> FakeWorker:
@@ -298,8 +299,13 @@ class Replica:
 
         self.tasks.append(asyncio.create_task(live()))
 
-    async def leave(self) -> None:
-        """A clean stop."""
+    def stop(self) -> asyncio.Task[None]:
+        """Begin a clean stop; the task ends with it."""
+        if self.leaving is None:
+            self.leaving = asyncio.create_task(self._leave())
+        return self.leaving
+
+    async def _leave(self) -> None:
         await self.membership.draining()
         await self.leases.drain(self.machine.monotonic() + 25)
         await self.leases.stop()
@@ -343,6 +349,10 @@ class Fleet:
         for replica in self.replicas.values():
             replica.kill()
         tasks = [task for replica in self.replicas.values() for task in replica.tasks]
+        leaving = [replica.leaving for replica in self.replicas.values() if replica.leaving is not None]
+        for task in leaving:
+            task.cancel()
+        tasks += leaving
         results = await asyncio.gather(*tasks, return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException) and not isinstance(result, asyncio.CancelledError):

@@ -70,7 +70,7 @@ async def test_who_joins_gets_its_share_and_little_moves() -> None:
 async def test_who_leaves_hands_over_within_the_time_of_a_bell() -> None:
     async with Fleet() as fleet:
         await settled(fleet, "a", "b", "c")
-        leaving = asyncio.create_task(fleet.replicas["a"].leave())
+        leaving = fleet.replicas["a"].stop()
         assert await fleet.until(leaving.done) <= 3
         assert await fleet.until(fleet.complete) <= 1
         assert sorted(fleet.shares().values()) == [8, 8]
@@ -119,7 +119,7 @@ async def test_a_rolling_update_loses_and_doubles_nothing() -> None:
         for name in "abc":
             await fleet.start(f"{name}1")
             await fleet.pass_time(5)
-            leaving = asyncio.create_task(fleet.replicas[f"{name}0"].leave())
+            leaving = fleet.replicas[f"{name}0"].stop()
             await fleet.until(leaving.done)
         await fleet.until(lambda: sorted(fleet.shares().values()) == QUOTA)
         await fleet.pass_time(30)
@@ -424,7 +424,7 @@ async def test_a_child_of_two_parents_is_for_people_to_decide() -> None:
 
 async def weather(fleet: Fleet, random: Random) -> None:
     """Something happens to somebody."""
-    living = [r for r in fleet.replicas.values() if not r.machine.dead]
+    living = [r for r in fleet.replicas.values() if not r.machine.dead and r.leaving is None]
     replica = random.choice(living)
     machine = replica.machine
     match random.choice(["freeze", "away", "slow", "lossy", "old", "kill", "leave", "join", "fair"]):
@@ -441,7 +441,7 @@ async def weather(fleet: Fleet, random: Random) -> None:
         case "kill" if len(living) > 1:
             replica.kill()
         case "leave" if len(living) > 1:
-            asyncio.get_running_loop().create_task(replica.leave())
+            replica.stop()
         case "join" if len(living) < 5:
             await fleet.start(f"r{len(fleet.replicas)}")
         case _:
