@@ -7,12 +7,12 @@ bell rings. A wish that was acted on and not removed (a crash in between) is act
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from tidemill.engine.feeds import FeedWorker
 from tidemill.engine.parking import Decided
 from tidemill.engine.queues import QueueWorker
+from tidemill.engine.tasks import Tasks
 from tidemill.errors import TidemillError
 from tidemill.model import Record, Swap
 from tidemill.ports import Store
@@ -29,10 +29,11 @@ class Controls:
         self._feeds: Mapping[str, FeedWorker] = {feed.worker: feed for feed in feeds}
         self._queues: Mapping[str, QueueWorker] = {queue.worker.name: queue for queue in queues}
         self._acting: set[str] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
 
     async def look(self) -> None:
         """One look at all wishes. A store that does not answer is asked again at the next."""
+        self._tasks.check()
         names = [*self._feeds, *self._queues]
         try:
             pauses = await self._store.get([PAUSE + name for name in names]) if names else []
@@ -72,7 +73,7 @@ class Controls:
             await feed.reset(partition, str(record.value.get("cursor")))
             self._remove(record)
 
-        self._track(reset())
+        self._tasks.spawn(reset())
 
     def _remove(self, record: Record) -> None:
         async def remove() -> None:
@@ -83,9 +84,4 @@ class Controls:
             finally:
                 self._acting.discard(record.key)
 
-        self._track(remove())
-
-    def _track(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.spawn(remove())

@@ -25,6 +25,7 @@ from tidemill.engine.places import Places
 from tidemill.engine.queues import RETURN_AFTER, QueueWorker
 from tidemill.engine.timers import Timers
 from tidemill.engine.work import Hands, Profile
+from tidemill.errors import TidemillError
 from tidemill.model import Fact, Observer
 from tidemill.ports import Clock, Database
 
@@ -148,11 +149,25 @@ class Engine:
             await clock.sleep(TICK)
 
     async def measure(self) -> None:
-        """Lag, depths and rows that are needed no more."""
+        """Lag, depths, dead letters, and rows that are needed no more."""
+        for queue in self.queues:
+            await queue.measure()
+        await self._count_letters()
         for feed in self.feeds:
             await feed.measure()
             for part in list(feed.parts.values()):
                 await feed.tidy(part)
+
+    async def _count_letters(self) -> None:
+        for database in self.places.databases:
+            if "dead_letters" not in database.features:
+                continue
+            try:
+                counts = await database.dead_letters().count("")
+            except TidemillError:
+                continue  # a failing backend is told by the polls
+            for source, count in counts.items():
+                self.machine.observer(Fact("dead_letters", count=count, detail={"source": source}))
 
     @property
     def idle(self) -> bool:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from random import Random
-from typing import Any, assert_never
+from typing import assert_never
 
 from tidemill.app.worker import OnChange, Worker
 from tidemill.core.breaker import Breaker
 from tidemill.core.lanes import Entry
+from tidemill.core.park import State
 from tidemill.core.poison import Decision, Halt, Keep, Pass, Wait, after_failure, after_misfit, again, poisoned
 from tidemill.engine.effects import Effects
 from tidemill.engine.letters import letter_of
@@ -17,6 +18,7 @@ from tidemill.engine.observe import Handled
 from tidemill.engine.parking import Admit, Retried, Worked
 from tidemill.engine.partition import MOST_AHEAD, PartitionWork, Work
 from tidemill.engine.patience import Patience
+from tidemill.engine.tasks import Tasks
 from tidemill.engine.work import Cancelled, End, Ended, Failed, Misfit, Result, Unstarted, all_done
 from tidemill.model import Committed, Conflicted, Dead, Done, Fact, Fenced, Later, Logged, Observer, Verdict
 from tidemill.ports import Clock, DeadLetters
@@ -39,6 +41,7 @@ class FeedResults:
         clock: Clock,
         random: Random,
         observer: Observer,
+        tasks: Tasks,
         lose: Callable[[str, str], None],
         ended: Callable[[], None],
     ) -> None:
@@ -52,13 +55,13 @@ class FeedResults:
         self._clock = clock
         self._random = random
         self._observe = observer
+        self._tasks = tasks
         self._lose = lose
         self._ended = ended
         self._handled = Handled(worker.name, observer)
         self._done: dict[PartitionWork, list[Entry]] = {}
         self._commits: list[tuple[Work, Result]] = []
         self._task: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
 
     def take(self, work: Work, result: Result, now: float) -> None:
         """One call has ended."""
@@ -87,7 +90,7 @@ class FeedResults:
                 part.mark()
         self._done.clear()
         if self._commits and self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._commit())
+            self._task = self._tasks.spawn(self._commit())
 
     def unstarted(self, work: Work, now: float) -> None:
         """No handler has begun it: it stays first in its lane."""
@@ -214,7 +217,7 @@ class FeedResults:
             case Keep(state, delay, attempts, error):
                 self._admit(part, part.lanes.hand_over(taken), state, delay, attempts, error)
             case Pass(attempts, error):
-                self._spawn(self._skip(part, taken, attempts, error))
+                self._tasks.spawn(self._skip(part, taken, attempts, error))
             case Halt(error):
                 part.lanes.settle_batch((), taken, now, now)
                 self._halt(part, error)
@@ -275,8 +278,8 @@ class FeedResults:
     def _parked(self, work: Work, end: End, now: float) -> None:
         part, [entry], key = work.partition, work.entries, work.parked
         assert key is not None
-        part.trying.discard(key)
         if isinstance(end, Cancelled | Unstarted):
+            part.trying.discard(key)
             return
         if isinstance(end, Ended) and isinstance(end.verdict, Done):
             self._breaker.success(key, now)
@@ -285,16 +288,29 @@ class FeedResults:
         decision = self._decide(part, entry, end, now)
         match decision:
             case Wait(delay, failures):
-                due = self._clock.now() + delay
-                part.journal.add(Retried(key, "waiting", due, failures, entry.error))
+                self._retried(part, key, "waiting", delay, failures, entry.error)
             case Keep(state, delay, attempts, error):
-                part.journal.add(Retried(key, state, self._clock.now() + delay, attempts, error))
+                self._retried(part, key, state, delay, attempts, error)
             case Pass(attempts, error):
-                self._spawn(self._skip_parked(part, entry, key, attempts, error))
+                self._tasks.spawn(self._skip_parked(part, entry, key, attempts, error))
             case Halt(error):
+                part.trying.discard(key)
                 self._halt(part, error)
             case _:
                 assert_never(decision)
+
+    def _retried(self, part: PartitionWork, key: str, state: State, delay: float, attempts: int, error: str) -> None:
+        due = self._clock.now() + delay
+        part.journal.add(Retried(key, state, due, attempts, error, self._tried(part, key)))
+
+    def _tried(self, part: PartitionWork, key: str) -> Callable[[], None]:
+        """The head of a key may be tried again only once the index tells how the last try ended."""
+
+        def done() -> None:
+            part.trying.discard(key)
+            self._ended()
+
+        return done
 
     async def _skip_parked(self, part: PartitionWork, entry: Entry, key: str, attempts: int, error: str) -> None:
         await self._keep_letter(part, entry.change, attempts, error)
@@ -303,7 +319,7 @@ class FeedResults:
     def _worked(self, part: PartitionWork, entry: Entry, key: str) -> None:
         change = entry.change
         size = len(change.body or b"") + len(change.before or b"") + 200
-        part.journal.add(Worked(key, change.order, change.id, size))
+        part.journal.add(Worked(key, change.order, change.id, size, self._tried(part, key)))
 
     # --- transactions ---------------------------------------------------------------------------------------
 
@@ -344,8 +360,3 @@ class FeedResults:
             self._parked(work, end, now)
         else:
             self._one(part, entry, end, now)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

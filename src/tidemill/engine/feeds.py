@@ -10,35 +10,34 @@ the mark.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from random import Random
-from typing import Any
 
 from tidemill.app.worker import OnChange, Worker
 from tidemill.core.breaker import Breaker
 from tidemill.core.fence import Fence
 from tidemill.core.flow import Flow
 from tidemill.core.lanes import Lanes
-from tidemill.core.probes import Reason, reason_of
 from tidemill.engine.effects import Effects
+from tidemill.engine.feed_intake import READ_MOST, Intake
 from tidemill.engine.feed_results import FeedResults
+from tidemill.engine.finished import finished_of, forget_finished
 from tidemill.engine.leases import Hold
 from tidemill.engine.membership import Membership
 from tidemill.engine.parking import Decided, Journal
 from tidemill.engine.partition import PartitionWork, Work
 from tidemill.engine.patience import Patience
+from tidemill.engine.tasks import Tasks
 from tidemill.engine.work import Call, Hands, Result
 from tidemill.errors import TidemillError
-from tidemill.model import Expired, Fact, Lag, Moved, Observer, Page, Swap
+from tidemill.model import Expired, Fact, Lag, Moved, Observer, Page
 from tidemill.ports import Clock, DeadLetters, Feed, Store
 
-READ_MOST = 1_000
-READ_WAIT = 0.5
 PARKED_AT_ONCE = 4
 
 
 class FeedWorker:
-    """Works the partitions of one feed with one handler. `run()` until `stop()`; `Leases` gives and takes partitions."""
+    """Works the partitions of one feed with one handler: `run()` until `stop()`; `Leases` gives and takes them."""
 
     def __init__(
         self,
@@ -61,9 +60,6 @@ class FeedWorker:
         self.group = worker.group
         self.feed = feed
         self.paused = False
-        self.polled = clock.monotonic()
-        self.polling = False
-        self.failing: Reason | None = None
         self.breaker = Breaker()
         self.parts: dict[str, PartitionWork] = {}
         self.lags: Mapping[str, Lag] = {}
@@ -83,6 +79,8 @@ class FeedWorker:
         self._wake = asyncio.Event()
         self._stopping = False
         self._stalled = False
+        self._tasks = Tasks()
+        self.intake = Intake(self, feed, wake=self._wake, clock=clock, random=random, observer=observer)
         self._results = FeedResults(
             worker,
             letters,
@@ -92,10 +90,10 @@ class FeedWorker:
             clock=clock,
             random=random,
             observer=observer,
+            tasks=self._tasks,
             lose=self.lost,
             ended=self._wake.set,
         )
-        self._tasks: set[asyncio.Task[None]] = set()
 
     # --- what Leases asks -----------------------------------------------------------------------------------
 
@@ -114,12 +112,13 @@ class FeedWorker:
             letters=self._letters,
             patience=self._patience,
             random=self._random,
+            tasks=self._tasks,
             now=self._clock.now,
             lost=lambda why: self.lost(hold.partition, why),
             changed=self._wake.set,
         )
         await journal.seal(hold.token[0])
-        part = PartitionWork(hold, journal, await self._finished(hold.key))
+        part = PartitionWork(hold, journal, await finished_of(self._store, self._patience, hold.key))
         if hold.lease.state == "halted":
             part.halted = "halted"
         if not hold.lost:
@@ -143,8 +142,7 @@ class FeedWorker:
         if part.quiet:
             self._forget(part)
             return True
-        self._tasks.add(task := asyncio.get_running_loop().create_task(self._restart(part)))
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.spawn(self._restart(part))
         return False
 
     def lost(self, partition: str, why: str) -> None:
@@ -161,24 +159,26 @@ class FeedWorker:
     async def run(self) -> None:
         """Read ahead and hand over, until `stop()`."""
         while not self._stopping:
-            cursors = self._readable()
+            self._tasks.check()
+            cursors = self.readable()
             if not cursors:
                 await self._clock.wait(self._wake, 0.25)
                 self._wake.clear()
                 self.dispatch()
                 continue
-            try:
-                pages = await self._read(cursors)
-            except TidemillError as error:
-                if self.failing is None:
-                    self._observe(Fact("poll_failed", self.worker, detail={"error": str(error)}))
-                self.failing = reason_of(error)
-                await self._clock.sleep(0.25 + self._random.random())
-                continue
-            self.failing = None
-            for name, page in pages.items():
+            for name, page in (await self.intake.read(cursors)).items():
                 self._arrived(name, page)
             self.dispatch()
+
+    def readable(self) -> dict[str, str]:
+        """The partitions that have room, with where to read on."""
+        if self._stopping or self.paused or not self._membership.fence.holds(self._clock.monotonic()):
+            return {}
+        return {name: part.lanes.read_to for name, part in self.parts.items() if part.room() > READ_MOST // 4}
+
+    def room_of(self, partitions: Iterable[str]) -> int:
+        """How many changes may be read of each of these."""
+        return min(READ_MOST, *(self.parts[name].room() for name in partitions if name in self.parts))
 
     def stop(self) -> None:
         """Read nothing more and start nothing more; what runs goes on. Idempotent."""
@@ -266,6 +266,9 @@ class FeedWorker:
             self.lags = await self.feed.lag(cursors) if cursors else {}
         except TidemillError:
             return  # the next one may succeed; a failing backend is told by the polls
+        items = sum(lag.items for lag in self.lags.values())
+        oldest = max((lag.seconds for lag in self.lags.values()), default=0.0)
+        self._observe(Fact("lag", self.worker, items, oldest))
 
     def results(self, results: Sequence[Result]) -> None:
         """Ends of calls: lanes, marks, parks; then more work."""
@@ -351,7 +354,7 @@ class FeedWorker:
             self._results.killer(part, entry, now)
             return []
         part.calls += 1  # it counts as running while its name is being written
-        self._spawn(self._name_then_start(part, Work(part, (entry,))))
+        self._tasks.spawn(self._name_then_start(part, Work(part, (entry,))))
         return []
 
     async def _name_then_start(self, part: PartitionWork, work: Work) -> None:
@@ -375,7 +378,7 @@ class FeedWorker:
                 return
             if key not in part.trying:
                 part.trying.add(key)
-                self._spawn(self._try_head(part, key))
+                self._tasks.spawn(self._try_head(part, key))
 
     async def _try_head(self, part: PartitionWork, key: str) -> None:
         change = await part.journal.head(key)
@@ -385,30 +388,6 @@ class FeedWorker:
         call = self._call(self._results.head(part, key, change))
         self._running += 1
         self._hands.submit([call])
-
-    def _readable(self) -> dict[str, str]:
-        if self.paused or not self._membership.fence.holds(self._clock.monotonic()):
-            return {}
-        return {name: part.lanes.read_to for name, part in self.parts.items() if part.room() > READ_MOST // 4}
-
-    async def _read(self, cursors: Mapping[str, str]) -> Mapping[str, Page | Moved | Expired]:
-        """One read; given up (reading takes nothing) when other partitions have become readable meanwhile."""
-        self.polled, self.polling = self._clock.monotonic(), True
-        limit = min(READ_MOST, *(part.room() for name, part in self.parts.items() if name in cursors))
-        reading = asyncio.ensure_future(self.feed.read(cursors, limit, READ_WAIT))
-        reading.add_done_callback(lambda _: self._wake.set())
-        try:
-            while not reading.done():
-                await self._clock.wait(self._wake, READ_WAIT)
-                self._wake.clear()
-                if not reading.done():
-                    self.dispatch()
-                    if self._stopping or self._readable().keys() != cursors.keys():
-                        return {}
-            return reading.result()
-        finally:
-            self.polling = False
-            reading.cancel()
 
     def _arrived(self, name: str, page: Page | Moved | Expired) -> None:
         part = self.parts.get(name)
@@ -425,7 +404,7 @@ class FeedWorker:
                     part.mark()
             case Moved(children):
                 part.reading = False
-                self._spawn(self._split(part, children))
+                self._tasks.spawn(self._split(part, children))
 
     async def _split(self, part: PartitionWork, children: Mapping[str, str]) -> None:
         """Work off what was read and what is parked, then hand the children on. Parked keys keep the parent."""
@@ -436,28 +415,11 @@ class FeedWorker:
             self._forget(part)
             await part.hold.split(children)
 
-    async def _finished(self, lease: str) -> set[str]:
-        prefix = f"finished/{lease}/"
-        found: set[str] = set()
-        after = prefix
-        while True:
-            start = after
-            records = await self._patience.until_answered(lambda: self._store.scan(prefix, start, 1_000))  # noqa: B023
-            found.update(record.key.removeprefix(prefix) for record in records)
-            if len(records) < 1_000:
-                return found
-            after = records[-1].key
-
     async def tidy(self, part: PartitionWork) -> None:
         """Remove finished rows that lie below the mark as it is stored."""
         gone = part.stored_below()
-        if not gone:
-            return
-        keys = [f"finished/{part.hold.key}/{change}" for change in gone]
-        records = await self._patience.until_answered(lambda: self._store.get(keys))
-        swaps = [Swap(record.key, record.version, None) for record in records if record]
-        if swaps:  # a stale reply means that it is gone already
-            await self._patience.until_answered(lambda: self._store.swap(swaps))
+        if gone:
+            await forget_finished(self._store, self._patience, part.hold.key, gone)
 
     async def _restart(self, part: PartitionWork) -> None:
         """It is kept: once what runs has ended, go on from the mark."""
@@ -474,8 +436,3 @@ class FeedWorker:
         part.journal.close()
         if self.parts.get(part.name) is part:
             del self.parts[part.name]
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

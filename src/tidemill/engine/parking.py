@@ -1,7 +1,7 @@
 """The journal of a partition's park: every durable step of parking, one after the other.
 
-Order of writes: body → index → (by the caller, through the mark) checkpoint. Steps are queued and applied in batches: all
-bodies in one put, then one swap of the index with all steps applied in order. A stale swap means that somebody
+Order of writes: body → index → (by the caller, through the mark) checkpoint. Steps are queued and applied in batches:
+all bodies in one put, then one swap of the index with all steps applied in order. A stale swap means that somebody
 else has sealed the index: the lease is lost and nothing more is written. An unknown swap is read again and our
 own is recognised by its `write` id.
 
@@ -22,6 +22,7 @@ from tidemill.core import park
 from tidemill.core.park import Index, State
 from tidemill.engine.letters import letter_of, logged_of
 from tidemill.engine.patience import Patience
+from tidemill.engine.tasks import Tasks
 from tidemill.errors import ClaimLost, Unavailable
 from tidemill.model import Logged, Record, Swap
 from tidemill.ports import DeadLetters, Store
@@ -58,6 +59,7 @@ class Retried:
     due: float
     attempts: int
     error: str
+    done: Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ class Worked:
     order: int
     id: str
     size: int
+    done: Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,7 @@ class Journal:
         letters: DeadLetters,
         patience: Patience,
         random: Random,
+        tasks: Tasks,
         now: Callable[[], float],
         lost: Callable[[str], None],
         changed: Callable[[], None],
@@ -106,6 +110,7 @@ class Journal:
         self._letters = letters
         self._patience = patience
         self._random = random
+        self._tasks = tasks
         self._now = now
         self._lost = lost
         self._changed = changed
@@ -147,7 +152,7 @@ class Journal:
             self._pending[key] += 1
         self._steps.append(step)
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._work())
+            self._task = self._tasks.spawn(self._work())
 
     async def head(self, key: str) -> Logged | None:
         """The change that is next for a key; None when its body is gone."""
@@ -208,10 +213,16 @@ class Journal:
                     return index
                 after.append(done)
                 return _appended(index, changes)
-            case Retried(key, state, due, attempts, error):
+            case Retried(key, state, due, attempts, error, done):
+                after.append(done)
+                if key not in index.keys:
+                    return index  # it was dropped meanwhile
                 return park.failed(index, key, state, due=due, attempts=attempts, error=error)
-            case Worked(key, order, id, size):
+            case Worked(key, order, id, size, done):
                 gone.append(id)
+                after.append(done)
+                if key not in index.keys:
+                    return index  # it was dropped meanwhile
                 following = await self._patience.until_answered(lambda: self._letters.page(self.source, order, 1, key))
                 return park.worked(index, key, following[0].order if following else None, size)
             case Decided(key, wish, done):

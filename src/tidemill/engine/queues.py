@@ -25,6 +25,7 @@ from tidemill.engine.effects import Effects
 from tidemill.engine.membership import Membership
 from tidemill.engine.observe import Handled
 from tidemill.engine.patience import Patience
+from tidemill.engine.tasks import Tasks
 from tidemill.engine.work import Call, Cancelled, End, Ended, Failed, Hands, Misfit, Result, Unstarted, all_done
 from tidemill.errors import TidemillError
 from tidemill.model import (
@@ -37,6 +38,7 @@ from tidemill.model import (
     Done,
     Fact,
     Fenced,
+    Json,
     Later,
     Lost,
     Observer,
@@ -87,7 +89,7 @@ class QueueWorker:
         self._outcomes: list[Outcome] = []
         self._commits: list[tuple[Result, Commit]] = []
         self._flushing = False
-        self._flush_task: asyncio.Task[None] | None = None
+        self._tasks = Tasks()
         self._calls: set[Call] = set()
         self._changed = asyncio.Event()
         self._stopping = False
@@ -99,6 +101,7 @@ class QueueWorker:
     async def run(self) -> None:
         """Take in what can start soon, until `stop()`."""
         while not self._stopping:
+            self._tasks.check()
             room = self._room()
             if room <= 0:
                 await self._clock.wait(self._changed, 0.25)
@@ -291,6 +294,21 @@ class QueueWorker:
             delay=delay,
         )
 
+    async def measure(self) -> None:
+        """How much waits; for status and metrics."""
+        try:
+            depth = await self.queue.depth()
+        except TidemillError:
+            return  # a failing backend is told by the polls
+        name = self.worker.trigger.queue.name if isinstance(self.worker.trigger, OnMessage) else self.worker.name
+        counts: dict[str, Json] = {
+            "queue": name,
+            "ready": depth.ready,
+            "delayed": depth.delayed,
+            "claimed": depth.claimed,
+        }
+        self._observe(Fact("depth", self.worker.name, seconds=depth.oldest, detail=counts))
+
     # --- settling -------------------------------------------------------------------------------------------
 
     def _settle(self, outcomes: Sequence[Outcome]) -> None:
@@ -300,7 +318,7 @@ class QueueWorker:
     def _flush_soon(self) -> None:
         if not self._flushing and (self._outcomes or self._commits):
             self._flushing = True
-            self._flush_task = asyncio.get_running_loop().create_task(self._flush())
+            self._tasks.spawn(self._flush())
 
     async def _flush(self) -> None:
         """One settle in flight; what ends meanwhile goes with the next."""
