@@ -18,22 +18,22 @@ class FakeClock:
     """Implements `tidemill.ports.Clock`. `start` is the time of day at first, seconds since the epoch."""
 
     def __init__(self, start: float = 1_700_000_000.0) -> None:
-        self._now = start
         self._monotonic = 1_000.0
+        self._offset = start - self._monotonic
         self._count = 0
         self._waits: list[tuple[float, int, asyncio.Future[None]]] = []
         self.signs = 0
         """Signs of life: rises with each wait that begins or ends. Others may add theirs."""
 
     def now(self) -> float:
-        return self._now
+        return self._offset + self._monotonic
 
     def monotonic(self) -> float:
         return self._monotonic
 
     def jump(self, seconds: float) -> None:
         """The wall clock is set: `now` moves, `monotonic` does not."""
-        self._now += seconds
+        self._offset += seconds
 
     async def sleep(self, seconds: float) -> None:
         self.signs += 1
@@ -45,19 +45,19 @@ class FakeClock:
 
     async def wait(self, event: asyncio.Event, timeout: float) -> bool:
         self.signs += 1
-        if event.is_set():
+        if event.is_set() or timeout <= 0:
             await asyncio.sleep(0)  # a caller that loops over a set event must not starve the loop
-            return True
+            return event.is_set()
         loop = asyncio.get_running_loop()
         timer = self._timer(timeout, loop)
         waiter = loop.create_task(event.wait())
         try:
             await asyncio.wait((timer, waiter), return_when=asyncio.FIRST_COMPLETED)
+            return waiter.done() or event.is_set()
         finally:
             timer.cancel()
             waiter.cancel()
             self.signs += 1
-        return event.is_set()
 
     @property
     def next_due(self) -> float | None:
@@ -109,7 +109,6 @@ class FakeClock:
                 quiet, seen = 0, self.signs
 
     def _move(self, moment: float) -> None:
-        self._now += moment - self._monotonic
         self._monotonic = moment
         while self._waits and self._waits[0][0] <= moment:
             _, _, timer = heappop(self._waits)

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from tidemill.adapters.memory.state import CollectionState, PartitionLog, State, partition_of, wait_for
 from tidemill.errors import ConfigurationError
 from tidemill.model import (
-    Delete,
     Expect,
     Expired,
     Filter,
@@ -48,7 +47,7 @@ class MemoryDocuments:
         for name in [*(f.field for f in query.filters), *([query.order] if query.order else [])]:
             if name not in self._collection.spec.fields:
                 raise ConfigurationError(
-                    f"{self._collection.spec.name}: {name!r} is not declared; add it to fields=(…) to filter or order by"
+                    f"{self._collection.spec.name}: {name!r} is not declared; add it to fields=(…)"
                 )
         rows = sorted(
             (_sort_key(document, query.order), document)
@@ -98,19 +97,14 @@ class MemoryFeed:
 
     async def trim(self, before: Mapping[str, str], retention: float) -> int:
         oldest = self._state.clock.now() - retention
-        removed = 0
-        for name, log in self._collection.log.items():
-            cursor = int(before.get(name, "0"))
-            kept = [change for change in log.changes if change.order > cursor and change.at >= oldest]
-            expired = [change.order for change in log.changes if change.order > cursor and change.at < oldest]
-            log.trimmed = max([log.trimmed, *expired])
-            removed += len(log.changes) - len(kept)
-            log.changes = kept
-        return removed
+        return sum(_trim(log, int(before.get(name, "0")), oldest) for name, log in self._collection.log.items())
 
     def _news(self, cursors: Mapping[str, str]) -> bool:
-        logs = self._collection.log
-        return any(logs[n].changes and logs[n].changes[-1].order > int(c) for n, c in cursors.items())
+        for name, cursor in cursors.items():
+            log = self._collection.log[name]
+            if int(cursor) < log.trimmed or (log.changes and log.changes[-1].order > int(cursor)):
+                return True
+        return False
 
     def _page(self, log: PartitionLog, cursor: int, limit: int) -> Page | Expired:
         if cursor < log.trimmed:
@@ -125,22 +119,15 @@ def write(state: State, collection: CollectionState, one: Write) -> Written:
     before = collection.documents.get(one.id)
     if not expected(one.expect, before):
         return Mismatch(one.id, before)
-    if isinstance(one, Delete):
-        if before is None:
-            return Gone(one.id)
+    if isinstance(one, Put):
+        stored = Stored(one.id, one.key, f"e{state.serial()}", one.body)
+        collection.documents[one.id] = stored
+        _log(state, collection, one.key, one.id, one.body, before)
+        return stored
+    if before is not None:
         del collection.documents[one.id]
         _log(state, collection, before.key, one.id, None, before)
-        return Gone(one.id)
-    return _put(state, collection, one, before)
-
-
-def _put(state: State, collection: CollectionState, one: Put, before: Stored | None) -> Stored:
-    if before is not None and before.key != one.key:  # it moves to another lane: first it leaves the old one
-        _log(state, collection, before.key, one.id, None, before)
-    stored = Stored(one.id, one.key, f"e{state.serial()}", one.body)
-    collection.documents[one.id] = stored
-    _log(state, collection, one.key, one.id, one.body, before)
-    return stored
+    return Gone(one.id)
 
 
 def expected(expect: Expect | str, found: Stored | None) -> bool:
@@ -177,21 +164,45 @@ def _after(log: PartitionLog, cursor: int) -> list[Logged]:
     return log.changes[bisect_right(log.changes, cursor, key=lambda change: change.order) :]
 
 
+def _trim(log: PartitionLog, upto: int, oldest: float) -> int:
+    """Remove the head of a log: what lies up to a cursor, and what is too old."""
+    removed = 0
+    for change in log.changes:
+        if change.order > upto:
+            if change.at >= oldest:
+                break
+            log.trimmed = change.order
+        removed += 1
+    del log.changes[:removed]
+    return removed
+
+
+def _field(document: Stored, name: str) -> object:
+    found = json.loads(document.body)
+    return found.get(name) if isinstance(found, dict) else None
+
+
 def _holds(condition: Filter, document: Stored) -> bool:
-    found = json.loads(document.body).get(condition.field)
-    wanted = condition.value
+    """Whether a document meets a filter. A value of another type meets none: text, number and truth do not compare."""
+    found, wanted = _field(document, condition.field), condition.value
     if condition.op == "=":
-        return bool(found == wanted and isinstance(found, bool) == isinstance(wanted, bool))
-    if found is None or wanted is None or isinstance(found, str) != isinstance(wanted, str):
-        return False
-    return bool({"<": found < wanted, "<=": found <= wanted, ">": found > wanted, ">=": found >= wanted}[condition.op])
+        return found == wanted and isinstance(found, bool) == isinstance(wanted, bool)
+    if isinstance(found, str) and isinstance(wanted, str):
+        return _compares(condition.op, found < wanted, found == wanted)
+    if isinstance(found, int | float) and isinstance(wanted, int | float):
+        return _compares(condition.op, found < wanted, found == wanted)
+    return False
+
+
+def _compares(op: str, less: bool, equal: bool) -> bool:
+    return {"<": less, "<=": less or equal, ">": not less and not equal, ">=": not less}[op]
 
 
 def _sort_key(document: Stored, order: str | None) -> tuple[int, str | float, str]:
     """Null first, then numbers, then text; the id decides among equals."""
     if order is None:
         return (2, document.id, "")
-    value = json.loads(document.body).get(order)
+    value = _field(document, order)
     if value is None:
         return (0, 0.0, document.id)
     if isinstance(value, int | float):

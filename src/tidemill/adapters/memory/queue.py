@@ -22,6 +22,9 @@ from tidemill.model import (
 REMEMBERED = 10_000
 """Settled claims that are recognised when the same outcome comes again because its reply was lost."""
 
+SOON = 0.001
+"""Nobody waits for less, in seconds: the time of day is too coarse to tell the moment before a message is due."""
+
 
 class MemoryQueue:
     """Implements `tidemill.ports.Queue`."""
@@ -43,7 +46,7 @@ class MemoryQueue:
             if left <= 0:
                 return []
             waiting = self._queue.waiting
-            first_due = max(waiting[0][0] - clock.now(), 0.0) if waiting else left
+            first_due = max(waiting[0][0] - clock.now(), SOON) if waiting else left
             await clock.wait(self._queue.bell.event, min(left, first_due))
         return claimed
 
@@ -98,10 +101,10 @@ def send(state: State, queue: QueueState, message: Message) -> str:
     if message.id in queue.messages:
         return message.id
     if message.dedup is not None:
-        known = queue.dedup.get(message.dedup)
-        if known is not None and (known[0] in queue.messages or now < known[1]):
-            return known[0]
-        queue.dedup[message.dedup] = (message.id, now + queue.spec.dedup_window)
+        _forget(queue, now)
+        if message.dedup in queue.dedup:
+            return queue.dedup[message.dedup]
+        queue.dedup[message.dedup] = message.id
     held = Held(
         queue.spec.name,
         message.id,
@@ -126,17 +129,28 @@ def enqueue(state: State, queue: QueueState, held: Held) -> None:
 
 
 def claimed(queue: QueueState, delivery: Delivery) -> bool:
+    """Whether this claim is the one in the queue."""
     held = queue.messages.get(delivery.id)
     return held is not None and held.claim == delivery.claim
+
+
+def repeated(queue: QueueState, outcome: Outcome) -> bool:
+    """Whether this very outcome took effect before and its reply was lost."""
+    known = queue.settled.get(outcome.delivery.claim)
+    return (
+        known is not None
+        and known.delivery.id == outcome.delivery.id
+        and (known.verdict, known.started) == (outcome.verdict, outcome.started)
+    )
 
 
 def settle(state: State, queue: QueueState, outcome: Outcome) -> Settled | Lost:
     """Give one outcome effect if its claim still stands."""
     delivery = outcome.delivery
     if not claimed(queue, delivery):
-        return Settled() if queue.settled.get(delivery.claim) == delivery.id else Lost()
+        return Settled() if repeated(queue, outcome) else Lost()
     held = queue.messages[delivery.id]
-    _remember(queue, delivery)
+    _remember(queue, outcome)
     now = state.clock.now()
     held.owner = held.claim = ""
     if not outcome.started:
@@ -152,24 +166,58 @@ def settle(state: State, queue: QueueState, outcome: Outcome) -> Settled | Lost:
             enqueue(state, queue, held)
         case Dead(reason):
             _remove(queue, held, now)
-            source = f"queue/{queue.spec.name}"
-            state.letters.setdefault(source, {})[held.id] = _letter(state, source, held, reason, outcome.error, now)
+            letter = _letter(state, held, reason, outcome.error, now)
+            state.letters.setdefault(letter.source, {}).setdefault(held.id, letter)
     return Settled()
 
 
-def _remember(queue: QueueState, delivery: Delivery) -> None:
-    queue.settled[delivery.claim] = delivery.id
+def revive(state: State, queue: QueueState, letter: DeadLetter) -> None:
+    """Put a dead message back, with attempt 0; its dedup key is taken again unless a newer message has it."""
+    if letter.id in queue.messages:
+        return
+    priority, sent_at, dedup = (letter.meta.get(name) for name in ("priority", "sent_at", "dedup"))
+    now = state.clock.now()
+    held = Held(
+        queue.spec.name,
+        letter.id,
+        letter.body or b"",
+        letter.key,
+        dict(letter.headers),
+        priority if isinstance(priority, int) else 0,
+        sent_at if isinstance(sent_at, float) else now,
+        now,
+        0,
+        dedup if isinstance(dedup, str) else None,
+    )
+    if held.dedup is not None and queue.dedup.setdefault(held.dedup, held.id) == held.id:
+        queue.ending.pop(held.dedup, None)
+    queue.messages[letter.id] = held
+    enqueue(state, queue, held)
+
+
+def _remember(queue: QueueState, outcome: Outcome) -> None:
+    queue.settled[outcome.delivery.claim] = outcome
     if len(queue.settled) > REMEMBERED:
         del queue.settled[next(iter(queue.settled))]
 
 
 def _remove(queue: QueueState, held: Held, now: float) -> None:
     del queue.messages[held.id]
-    if held.dedup is not None:
-        queue.dedup[held.dedup] = (held.id, now + queue.spec.dedup_window)
+    if held.dedup is not None and queue.dedup.get(held.dedup) == held.id:
+        queue.ending[held.dedup] = now + queue.spec.dedup_window
 
 
-def _letter(state: State, source: str, held: Held, reason: str, error: str, now: float) -> DeadLetter:
+def _forget(queue: QueueState, now: float) -> None:
+    """Drop the keys whose window is over."""
+    while queue.ending:
+        key, until = next(iter(queue.ending.items()))
+        if until > now:
+            return
+        del queue.ending[key], queue.dedup[key]
+
+
+def _letter(state: State, held: Held, reason: str, error: str, now: float) -> DeadLetter:
+    source = f"queue/{held.queue}"
     meta = {"priority": held.priority, "sent_at": held.sent_at, "dedup": held.dedup}
     attempts = held.attempt + 1
     return DeadLetter(

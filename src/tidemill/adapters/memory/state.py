@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from itertools import count
 from zlib import crc32
 
-from tidemill.model import CollectionSpec, DeadLetter, Logged, QueueSpec, Record, Stored
+from tidemill.errors import ConfigurationError
+from tidemill.model import CollectionSpec, DeadLetter, Logged, Outcome, QueueSpec, Record, Stored
 from tidemill.ports import Clock
 
 
@@ -30,7 +31,7 @@ class Bell:
 
 @dataclass(slots=True)
 class Held:
-    """A message in a queue. `deliveries` without a verdict; `claim` while somebody has it."""
+    """A message in a queue. `deliveries` without a verdict; `claim` while somebody has it, who is the `owner`."""
 
     queue: str
     id: str
@@ -51,12 +52,19 @@ class Held:
 
 @dataclass(slots=True)
 class QueueState:
+    """Messages by id; their ids in a heap, until due in `waiting`, then in `ready`; entries of an old serial are void.
+
+    `dedup` by key: the id of the first; `ending` those keys whose message has gone, with the end of their window, in
+    the order of the ends. `settled` by claim: the last outcomes, so that they are known again.
+    """
+
     spec: QueueSpec
     messages: dict[str, Held] = field(default_factory=dict)
     waiting: list[tuple[float, int, str]] = field(default_factory=list)
     ready: list[tuple[int, float, int, str]] = field(default_factory=list)
-    dedup: dict[str, tuple[str, float]] = field(default_factory=dict)
-    settled: dict[str, str] = field(default_factory=dict)
+    dedup: dict[str, str] = field(default_factory=dict)
+    ending: dict[str, float] = field(default_factory=dict)
+    settled: dict[str, Outcome] = field(default_factory=dict)
     bell: Bell = field(default_factory=Bell)
 
 
@@ -70,6 +78,8 @@ class PartitionLog:
 
 @dataclass(slots=True)
 class CollectionState:
+    """Documents by id, and their changes by partition."""
+
     spec: CollectionSpec
     documents: dict[str, Stored] = field(default_factory=dict)
     log: dict[str, PartitionLog] = field(default_factory=dict)
@@ -91,6 +101,20 @@ class State:
 
     def serial(self) -> int:
         return next(self._serials)
+
+    def queue(self, name: str) -> QueueState:
+        """The queue; ConfigurationError if nobody has opened it."""
+        found = self.queues.get(name)
+        if found is None:
+            raise ConfigurationError(f"queue {name!r} was not opened; it is not declared in this app")
+        return found
+
+    def collection(self, name: str) -> CollectionState:
+        """The collection; ConfigurationError if nobody has opened it."""
+        found = self.collections.get(name)
+        if found is None:
+            raise ConfigurationError(f"collection {name!r} was not opened; it is not declared in this app")
+        return found
 
 
 def partition_of(key: str, partitions: int) -> str:
