@@ -261,6 +261,23 @@ async def test_closed_handle_says_so(database: SQLite) -> None:
     await SQLite(database.path, SystemClock()).close()
 
 
+async def test_claims_nobody_waits_for_go_back(database: SQLite) -> None:
+    queue = database.queue(QUEUE)
+    await queue.send([Message("work", "1", b"{}")])
+    for turns in range(8):
+        call = asyncio.create_task(queue.receive("me", 1, 0))
+        for _ in range(turns * 20):
+            await asyncio.sleep(0.0001)
+        call.cancel()
+        if not (result := (await asyncio.gather(call, return_exceptions=True))[0]) or isinstance(result, BaseException):
+            continue
+        assert await queue.settle([Outcome(result[0], Done(), started=False)]) == [Settled()]
+    await database._session.writer.submit(lambda connection: None)
+    await database._session.writer.submit(lambda connection: None)
+    [delivery] = await queue.receive("me", 1, 1.0)
+    assert delivery.deliveries == 1
+
+
 async def test_cancelled_caller_does_not_undo_a_settle(database: SQLite) -> None:
     queue = database.queue(QUEUE)
     await queue.send([Message("work", "1", b"{}")])

@@ -39,7 +39,7 @@ HASHED = 12
 def install(connection: Connection, source: int, spec: TableSpec) -> None:
     """Make the triggers, or make them anew when the columns or the declaration changed."""
     columns = columns_of(connection, spec)
-    wanted = triggers(source, spec, columns)
+    wanted = triggers(source, spec, columns, replaces=spec.id != spec.key and is_unique(connection, spec))
     rows = connection.execute(
         "SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND name GLOB ?",
         (f"tidemill_{source}_*",),
@@ -72,6 +72,18 @@ def columns_of(connection: Connection, spec: TableSpec) -> list[str]:
                 f"{spec.name}: table {spec.table!r} has no column {column!r}{near(column, columns)}"
             )
     return columns
+
+
+def is_unique(connection: Connection, spec: TableSpec) -> bool:
+    """Whether the id alone is unique, so that REPLACE can hit it (and is found by an index)."""
+    info = connection.execute(f"PRAGMA table_info({quoted(spec.table)})").fetchall()
+    if [row[1] for row in info if row[5]] == [spec.id]:
+        return True
+    indexes = connection.execute(f"PRAGMA index_list({quoted(spec.table)})").fetchall()
+    columns = "SELECT name FROM pragma_index_info(?)"
+    return any(
+        row[2] and not row[4] and connection.execute(columns, (row[1],)).fetchall() == [(spec.id,)] for row in indexes
+    )
 
 
 def near(name: str, known: Sequence[str]) -> str:
@@ -124,33 +136,44 @@ def entry(source: int, spec: TableSpec, kind: int, row: str, body: str, before: 
     )
 
 
-def triggers(source: int, spec: TableSpec, columns: Sequence[str]) -> dict[str, str]:
-    """The four triggers of a table, by name."""
+def triggers(source: int, spec: TableSpec, columns: Sequence[str], *, replaces: bool) -> dict[str, str]:
+    """The triggers of a table, by name. `replaces`: REPLACE can give an id another key."""
     new, old = body_of("NEW", columns), body_of("OLD", columns) if spec.before else "NULL"
     id, key = quoted(spec.id), quoted(spec.key)
     put = f"{LOG} {entry(source, spec, 0, 'NEW', new, 'NULL')};"
     update = f"{LOG} {entry(source, spec, 0, 'NEW', new, old)};"
-    delete = entry(source, spec, 1, "OLD", "NULL", old)
+    delete = f"{LOG} {entry(source, spec, 1, 'OLD', 'NULL', old)}"
     moved = f"OLD.{id} IS NOT NEW.{id} OR OLD.{key} IS NOT NEW.{key}"
-    noted = f"FROM tidemill_replaced WHERE source = {source} AND doc = {text_of(f'NEW.{id}')}"
+    bodies = {
+        "insert": ("AFTER INSERT", [put]),
+        "update": ("AFTER UPDATE", [f"{delete} WHERE {moved};", update]),
+        "delete": ("AFTER DELETE", [f"{delete};"]),
+    }
+    if replaces:
+        note, noted, forget = replacement(source, spec, columns)
+        bodies["note"] = ("BEFORE INSERT", [forget.format("NEW"), note])
+        bodies["insert"] = ("AFTER INSERT", [noted, forget.format("NEW"), put])
+        bodies["delete"] = ("AFTER DELETE", [f"{delete};", forget.format("OLD")])
+    return {
+        f"tidemill_{source}_{name}": f"CREATE TRIGGER tidemill_{source}_{name} {when} ON {quoted(spec.table)}"
+        f" FOR EACH ROW BEGIN {' '.join(statements)} END"
+        for name, (when, statements) in bodies.items()
+    }
+
+
+def replacement(source: int, spec: TableSpec, columns: Sequence[str]) -> tuple[str, str, str]:
+    """Three statements: note the row that an INSERT may replace, log its delete, forget the note (of NEW or OLD)."""
+    id, key = quoted(spec.id), quoted(spec.key)
     image = body_of("t", columns) if spec.before else "NULL"
     note = (
         f"INSERT OR REPLACE INTO tidemill_replaced SELECT {source}, {text_of(f't.{id}')},"
         f" coalesce({text_of(f't.{key}')}, {text_of(f't.{id}')}, ''), {image}"
         f" FROM {quoted(spec.table)} t WHERE t.{id} = NEW.{id} AND t.{key} IS NOT NEW.{key};"
     )
-    replaced = (
-        f"{LOG} SELECT {source}, {partition_sql('key', spec.partitions)}, 1, doc, key, {NOW}, NULL, before {noted};"
+    part = partition_sql("key", spec.partitions)
+    noted = (
+        f"{LOG} SELECT {source}, {part}, 1, doc, key, {NOW}, NULL, before FROM tidemill_replaced"
+        f" WHERE source = {source} AND doc = {text_of(f'NEW.{id}')};"
     )
-    forget = "DELETE FROM tidemill_replaced WHERE source = {} AND doc = {};"
-    bodies = {
-        "note": ("BEFORE INSERT", [f"DELETE {noted};", note]),
-        "insert": ("AFTER INSERT", [replaced, f"DELETE {noted};", put]),
-        "update": ("AFTER UPDATE", [f"{LOG} {delete} WHERE {moved};", update]),
-        "delete": ("AFTER DELETE", [f"{LOG} {delete};", forget.format(source, text_of(f"OLD.{id}"))]),
-    }
-    return {
-        f"tidemill_{source}_{name}": f"CREATE TRIGGER tidemill_{source}_{name} {when} ON {quoted(spec.table)}"
-        f" FOR EACH ROW BEGIN {' '.join(statements)} END"
-        for name, (when, statements) in bodies.items()
-    }
+    row = text_of(f"{{0}}.{id.replace('{', '{{').replace('}', '}}')}")
+    return note, noted, f"DELETE FROM tidemill_replaced WHERE source = {source} AND doc = {row};"

@@ -190,7 +190,7 @@ class Lane:
                 self._work.perform(group)
             except Exception as error:
                 for job in group:
-                    job.error = job.error or error
+                    job.error = job.error or Unavailable(f"{self._name}: {error!r}")
 
 
 def wanted(jobs: list[Job]) -> list[Job]:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+from tidemill.adapters.sqlite.session import beside
 from tidemill.errors import Unavailable
 
 KEPT = 86_400.0
@@ -24,7 +25,7 @@ class Presence:
     """`ports.Presence` by lock files."""
 
     def __init__(self, path: Path) -> None:
-        self._folder = path.with_name(f"{path.stem}.d")
+        self._folder = beside(path, ".d")
         self._held: dict[str, int] = {}
 
     async def hold(self, member: str) -> None:

@@ -17,6 +17,7 @@ seek in the index, and takes what is due.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterable, Sequence
 from sqlite3 import Connection
@@ -184,20 +185,26 @@ class Queue:
         return float("inf") if row[0] is None else float(row[0])
 
     async def _claim(self, owner: str, limit: int) -> list[Delivery]:
+        """Claim in the writer. What nobody waits for any more (a time limit above us, a cancelled task) goes back:
+        its owner lives on and would hold it unknowingly for ever."""
         session = self._session
         now, nonce = session.clock.now(), f"{session.random.getrandbits(64):x}"
 
-        def unclaim(rows: list[Row]) -> None:
-            """Nobody waits for these any more (a time limit above us): their owner would hold them unknowingly."""
-            if rows and job.done() and session.running:
+        def orphaned(rows: list[Row]) -> None:
+            if rows and session.running:
                 session.writer.submit(lambda connection: give_back(connection, nonce), durable=False)
 
         job = session.writer.submit(
             lambda connection: claim(connection, self._number, owner, nonce, limit, now),
-            after=unclaim,
+            after=lambda rows: orphaned(rows) if job.done() else None,
             durable=False,
         )
-        return deliveries_of(self._name, await job, nonce)
+        try:
+            return deliveries_of(self._name, await job, nonce)
+        except asyncio.CancelledError:
+            if job.done() and not job.cancelled():
+                orphaned(job.result())
+            raise
 
 
 # --- inside the writer's transaction ------------------------------------------------------------------------

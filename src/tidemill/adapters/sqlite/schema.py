@@ -95,7 +95,8 @@ def prepare(
             copy_file(path, stored)
             for number in range(stored, known):
                 run_script(connection, migrations[number])
-        connection.execute("INSERT OR REPLACE INTO tidemill_meta VALUES ('format', ?)", (known,))
+        if stored != known:
+            connection.execute("INSERT OR REPLACE INTO tidemill_meta VALUES ('format', ?)", (known,))
         connection.execute("COMMIT")
     finally:
         if connection.in_transaction:

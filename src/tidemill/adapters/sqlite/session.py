@@ -48,7 +48,7 @@ class Session:
 
     def __init__(self, path: Path, clock: Clock, random: chance.Random | None) -> None:
         self.path = path
-        self.members_path = path.with_name(f"{path.stem}-members.db")
+        self.members_path = beside(path, "-members.db")
         self.clock = clock
         self.random = random or chance.SystemRandom()
         self.limits = Limits()
@@ -119,3 +119,8 @@ class Session:
     def _changed(self) -> None:
         if (loop := self._loop) is not None:
             post(loop, self.bell.ring_all)
+
+
+def beside(path: Path, end: str) -> Path:
+    """A companion of the file: `x.db` has `x-members.db` and `x.d`, any other name keeps its suffix."""
+    return path.with_name((path.stem if path.suffix == ".db" else path.name) + end)
