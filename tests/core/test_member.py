@@ -95,13 +95,6 @@ def test_who_is_certainly_gone_may_be_buried_at_once() -> None:
     assert Watch(14.0).saw({"m": "v1", "n": "v1"}, {"m"}, sent=0.0, received=0.0) == [("m", "v1")]
 
 
-def test_a_stale_burial_starts_the_wait_anew() -> None:
-    watch = Watch(14.0)
-    assert watched(watch, range(15), {"m": "v1"})
-    watch.lives("m")  # the read was old
-    assert not watched(watch, range(15, 29), {"m": "v1"})
-
-
 @given(
     reads=st.lists(st.tuples(st.floats(0.1, 5.0), st.floats(0.0, 2.0), st.sampled_from("ab")), max_size=80),
 )

@@ -8,6 +8,7 @@ reads, and replies that are lost although the write took effect.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -120,7 +121,7 @@ class Machine:
         self.away = False
         self.lose_replies = 0.0
         self.refuse = 0.0
-        self.latency: Callable[[], float] = lambda: 0.0
+        self.latency: Callable[[str], float] = lambda _key: 0.0
         self.old_reads = 0.0
         self.running = asyncio.Event()
         self.running.set()
@@ -128,6 +129,7 @@ class Machine:
         self.dead = False
         self.refused: list[float] = []
         self.lost: list[float] = []
+        self.in_flight: Counter[str] = Counter()
 
     # --- the clock ------------------------------------------------------------------------------------------
 
@@ -149,14 +151,14 @@ class Machine:
     # --- the store ------------------------------------------------------------------------------------------
 
     async def get(self, keys: Sequence[str]) -> Sequence[Record | None]:
-        found = await self._call(lambda: self.judge.get(keys))
+        found = await self._call(keys[0] if keys else "", lambda: self.judge.get(keys))
         if not self.old_reads:
             return found
         moment = self.monotonic() - self.random.uniform(0, self.old_reads)
         return [self.judge.at(key, moment) for key in keys]
 
     async def scan(self, prefix: str, after: str, limit: int) -> Sequence[Record]:
-        found = await self._call(lambda: self.judge.scan(prefix, after, limit))
+        found = await self._call(prefix, lambda: self.judge.scan(prefix, after, limit))
         if not self.old_reads:
             return found
         moment = self.monotonic() - self.random.uniform(0, self.old_reads)
@@ -167,18 +169,25 @@ class Machine:
         if self.random.random() < self.refuse:
             self.refused.append(self.monotonic())
             raise Unavailable
-        results = await self._call(lambda: self.judge.swap(swaps))
+        leases = [(swap.key, swap.value) for swap in swaps if swap.key.startswith("lease/") and swap.value]
+        keys = Counter(f"{key} {value['nonce']}" for key, value in leases)
+        self.in_flight += keys
+        assert max(self.in_flight.values(), default=0) <= 1, f"two swaps of one lease in flight: {self.in_flight}"
+        try:
+            results = await self._call(swaps[0].key, lambda: self.judge.swap(swaps))
+        finally:
+            self.in_flight -= keys
         if self.random.random() < self.lose_replies:
             self.lost.append(self.monotonic())
             raise Unavailable("committed, but the reply was lost")
         return results
 
-    async def _call(self, call: Callable[[], Awaitable[R]]) -> R:
+    async def _call(self, key: str, call: Callable[[], Awaitable[R]]) -> R:
         await self._awake()
         if self.away:
             await self.judge.clock.sleep(0.1)
             raise Unavailable
-        if latency := self.latency():
+        if latency := self.latency(key):
             await self.judge.clock.sleep(latency / 2)
         result = await call()
         if latency:
@@ -208,6 +217,8 @@ class FakeWorker:
         self.starts: dict[str, str] = {}
         self.never_quiet: set[str] = set()
         self.quieted: set[Hold] = set()
+        self.beginning: set[str] = set()
+        self.begins_in = 0.0
         self.acquiring: Callable[[Hold], None] = lambda _hold: None
         self._clock = clock
 
@@ -219,11 +230,18 @@ class FakeWorker:
 
     async def acquired(self, hold: Hold) -> None:
         self.acquiring(hold)
-        self.log.append(("acquired", hold.partition))
-        self.holds[hold.partition] = hold
+        assert hold.partition not in self.beginning, f"{hold.partition}: begun twice at once"
+        self.beginning.add(hold.partition)
+        if self.begins_in:
+            await self._clock.sleep(self.begins_in)
+        self.beginning.discard(hold.partition)
+        if not hold.lost:
+            self.log.append(("acquired", hold.partition))
+            self.holds[hold.partition] = hold
 
     async def quiet(self, partition: str, deadline: float) -> bool:
         hold = self.holds.get(partition)
+        assert partition not in self.beginning, f"{partition}: asked to be quiet before it had begun"
         if partition in self.never_quiet:
             await self._clock.sleep(max(deadline - self._clock.monotonic(), 0.0))
             return False

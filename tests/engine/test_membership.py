@@ -95,7 +95,7 @@ async def test_late_reply_after_a_freeze_is_fenced_before_it_extends() -> None:
         replica = fleet.replicas["a"]
         heard = Heard(replica)
         deadline = replica.membership.fence.deadline
-        replica.machine.latency = lambda: 0.4
+        replica.machine.latency = lambda _key: 0.4
         await fleet.clock.run_until(lambda: fleet.judge.past[key_of(replica.membership.member)][-1][0] > deadline - 7)
         replica.freeze()  # committed, the reply is on its way
         await fleet.clock.advance(deadline + 0.5 - fleet.clock.monotonic())
@@ -128,7 +128,7 @@ async def test_the_fence_is_told_at_its_deadline_when_the_store_hangs() -> None:
         replica = fleet.replicas["a"]
         heard = Heard(replica)
         deadline = replica.membership.fence.deadline
-        replica.machine.latency = lambda: 1_000.0
+        replica.machine.latency = lambda _key: 1_000.0
         await fleet.clock.advance(deadline - fleet.clock.monotonic() - 0.01)
         assert heard.log == []
         await fleet.clock.advance(0.02)
@@ -176,7 +176,7 @@ async def test_a_lost_reply_extends_from_its_own_send() -> None:
         [sent] = replica.machine.lost
         assert replica.membership.fence.deadline == first + 10
         replica.machine.lose_replies = 0.0
-        replica.machine.latency = lambda: 1.0
+        replica.machine.latency = lambda _key: 1.0
         await fleet.clock.advance(first + 8.9 - fleet.clock.monotonic())
         assert replica.membership.fence.deadline == first + 10
         await fleet.clock.advance(0.2)
@@ -188,7 +188,7 @@ async def test_slow_replies_do_not_end_trust() -> None:
         await fleet.start("a", "b")
         await fleet.pass_time(5)
         for replica in fleet.replicas.values():
-            replica.machine.latency = lambda: 2.9
+            replica.machine.latency = lambda _key: 2.9
         await fleet.pass_time(300)
         for replica in fleet.replicas.values():
             assert replica.said("fenced") == replica.said("buried") == 0
@@ -205,6 +205,24 @@ async def test_a_lost_reply_of_the_first_write_makes_no_second_member() -> None:
         await fleet.pass_time(20)
         assert replica.membership.state == "live"
         assert [k for k in fleet.judge.past if k.startswith("member/")] == [key_of(replica.membership.member)]
+
+
+async def test_trust_counts_from_the_first_try_to_join() -> None:
+    """The reply of the first try was lost: others may have watched the record since then."""
+    async with members_only() as fleet:
+        replica = fleet.add("a")
+        replica.machine.lose_replies = 1.0
+        began = fleet.clock.monotonic()
+        await replica.start()
+        await fleet.clock.advance(3.5)
+        replica.machine.lose_replies = 0.0
+        await fleet.clock.advance(0.6)
+        assert replica.membership.check()
+        assert replica.membership.fence.deadline in (
+            began + 10,
+            fleet.judge.past[key_of(replica.membership.member)][-1][0] + 10,
+        )
+        assert len(fleet.judge.past[key_of(replica.membership.member)]) > 1, "it renews at once"
 
 
 # --- burial -------------------------------------------------------------------------------------------------
@@ -398,6 +416,22 @@ async def test_leaving_deletes_the_record_and_is_the_last_call() -> None:
         assert fleet.judge.calls == calls
         await replica.membership.leave()  # once more changes nothing
         replica.machine.dead = True  # its services have ended by themselves, which is as it should be
+
+
+async def test_leaving_while_a_renewal_is_on_its_way() -> None:
+    async with members_only() as fleet:
+        await fleet.start("a")
+        await fleet.pass_time(2)
+        replica = fleet.replicas["a"]
+        replica.machine.latency = lambda _key: 0.8
+        renewals = len(fleet.judge.past[key_of(replica.membership.member)])
+        await fleet.clock.run_until(lambda: replica.membership.fence.deadline - fleet.clock.monotonic() < 4.9)
+        leaving = asyncio.create_task(replica.membership.leave())
+        await fleet.clock.advance(5)
+        assert leaving.done()
+        assert len(fleet.judge.past[key_of(replica.membership.member)]) == renewals + 2, "a renewal, then the delete"
+        assert await state(fleet, replica.membership.member) is None
+        replica.machine.dead = True
 
 
 async def test_leaving_before_joining_is_legal() -> None:

@@ -181,10 +181,6 @@ class Watch:
             if sent - since >= self._bury_after or member in gone
         ]
 
-    def lives(self, member: str) -> None:
-        """A burial was stale: it was renewed meanwhile, whatever reads say. The wait starts anew."""
-        self._since.pop(member, None)
-
 
 def _number(value: Json) -> float:
     return float(value) if isinstance(value, int | float) else 0.0

@@ -94,7 +94,6 @@ class Census:
         stone = Tombstone(member, mine.id, self._clock.now(), write)
         [result] = await self._store.swap([Swap(key_of(member), version, stone.to_value())])
         if isinstance(result, Stale) and (result.current is None or not _is_stone(result.current)):
-            self._watch.lives(member)
             return False
         if isinstance(result, Record):
             self._observe(Fact("member_buried", detail={"member": member, "by": mine.id}))

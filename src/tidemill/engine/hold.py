@@ -68,7 +68,7 @@ class Hold:
         while self.dirty:
             if self.flight is not None:
                 await self.flight.wait()
-            elif not await self._writer.write([self]):
+            elif not await self._writer.write([self]) and self.dirty:
                 await self._writer.pause()
         return not self.lost
 

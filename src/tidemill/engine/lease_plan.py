@@ -14,9 +14,11 @@ ANYBODY_AFTER = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Moves:
-    """Per feed worker: partitions to claim, and to release (to whom). `again`: when more may be due (monotonic)."""
+    """Per feed worker: partitions to claim, and to release (to whom). `overdue` are those of the claims that fall to
+    somebody who has not come for them. `again`: when more may be due (monotonic)."""
 
     claims: Mapping[str, Sequence[str]]
+    overdue: Mapping[str, Sequence[str]]
     releases: Mapping[str, Sequence[tuple[str, str | None]]]
     again: float
 
@@ -34,14 +36,15 @@ def moves(views: Mapping[str, LeaseView], membership: Membership, now: float, *,
         weights = {m.id: m.weight for m in members if m.weight > 0 and not (draining and m.id == me)}
         divisions[name] = view.division(weights, membership.is_buried)
     made = plan(me, divisions, cost=lambda worker, partition: _cost(views[worker], partition, now))
-    claims = {}
+    claims, overdue = {}, {}
     for name, view in views.items():
         mine = set(made.claims[name])
-        others = [p for p in view.free_since if p not in mine] if me in divisions[name].weights else []
-        overdue = [p for p in others if now - view.free_since[p] >= ANYBODY_AFTER]
-        claims[name] = [p for p in [*made.claims[name], *overdue] if view.claimable(p)]
+        may = me in divisions[name].weights
+        others = [p for p in view.free_since if may and p not in mine and view.claimable(p)]
+        overdue[name] = [p for p in others if now - view.free_since[p] >= ANYBODY_AFTER]
+        claims[name] = [p for p in [*made.claims[name], *overdue[name]] if view.claimable(p)]
         again = min([again, *(view.free_since[p] + ANYBODY_AFTER for p in others)])
-    return Moves(claims, made.releases, again)
+    return Moves(claims, overdue, made.releases, again)
 
 
 def _cost(view: LeaseView, partition: str, now: float) -> float:

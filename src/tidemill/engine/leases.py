@@ -226,6 +226,8 @@ class Leases:
         self._by(planned.again)
         await self._claim([(view, p) for name, view in self._views.items() for p in planned.claims[name]])
         for name, view in self._views.items():
+            for partition in planned.overdue[name]:  # else it would be given back at once, to and fro
+                view.kept_until[partition] = now + TRY_LATER
             self._give_some(view, planned.releases[name])
 
     def _moves(self) -> Moves:
