@@ -97,10 +97,13 @@ class Lanes:
 
     def finish(self, entries: Iterable[Entry]) -> None:
         """These are done (or durably kept elsewhere); their keys go on, and the mark moves if it can."""
+        keys: dict[str, None] = {}
         for entry in entries:
             self._running -= 1
             entry.done = True
-            self._advance_key(entry.change.key)
+            keys[entry.change.key] = None
+        for key in keys:  # once each: a batch may have had several of one key
+            self._advance_key(key)
         self.move_mark()
 
     def settle_batch(self, done: Sequence[Entry], back: Sequence[Entry], until: float, now: float) -> None:

@@ -19,17 +19,19 @@ from types import TracebackType
 from typing import Any, Self
 
 from tidemill.adapters.memory import Memory
+from tidemill.adapters.memory.store import MemoryPresence
 from tidemill.app.app import App
 from tidemill.app.client import using
 from tidemill.app.handles import Queue
 from tidemill.core.duration import Duration, seconds
 from tidemill.core.member import Identity
+from tidemill.engine.drain import drain
 from tidemill.engine.engine import Engine, Machine
 from tidemill.engine.handlers import Handlers
 from tidemill.engine.observe import verdict_word
 from tidemill.engine.outlet import Outlet
 from tidemill.engine.places import Places, places
-from tidemill.engine.work import NORMAL, Call, Ended, Failed, Hands, Load, Misfit, Result, Sink
+from tidemill.engine.work import NORMAL, Budget, Call, Ended, Failed, Hands, Load, Misfit, Result, Sink
 from tidemill.locate import transactional
 from tidemill.model import Dead, DeadLetter, Fact, Later
 from tidemill.ports import Database
@@ -86,7 +88,8 @@ class Harness:
         self._workers = chosen
         self._overrides = overrides
         self._identity = Identity(replica, tuple(sorted({w.group for w in chosen})))
-        self._random = Random(seed)
+        self._random = Random(f"{seed}/{replica}")
+        self._killed = False
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -103,7 +106,8 @@ class Harness:
             inline=True,
         )
         machine = Machine(self.clock, self._random, self._identity, NORMAL, self.facts.append)
-        self.engine = Engine(self._workers, self.places, _Recorder(self._handlers, self.verdicts), machine)
+        self._recorder = _Recorder(self._handlers, self.verdicts)
+        self.engine = Engine(self._workers, self.places, self._recorder, machine)
         self._stack.enter_context(using(self._outlet, loop))
         await self.engine.join()
         await self._handlers.start()
@@ -114,10 +118,33 @@ class Harness:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        stopping = asyncio.ensure_future(self._handlers.stop(5.0))
-        await self.clock.run_until(stopping.done, 10.0)
-        await self.engine.end_services()
+        if not self._killed:
+            ending = asyncio.ensure_future(drain(self.engine, self, Budget(), asyncio.Event()))
+            await self.clock.run_until(ending.done, Budget().total())
+            await ending
         await self._stack.aclose()
+
+    async def kill(self) -> None:
+        """End it as `kill -9` does: nothing is settled, released or told. Leave the block afterwards."""
+        self._killed = self._recorder.deaf = True
+        await self.engine.end_services()
+        ending = asyncio.ensure_future(self._handlers.stop(0.1))
+        await self.clock.run_until(ending.done, 1.0)
+        for database in self.places.databases:
+            presence = database.presence()
+            if isinstance(presence, MemoryPresence):
+                for membership in self.engine.memberships:
+                    presence.vanish(membership.member)
+
+    async def stop_web(self, timeout: float) -> bool:
+        """The harness serves no web; call the ASGI app directly."""
+        return True
+
+    async def leave(self, timeout: float) -> str:
+        """Leave the lifespan, as a drain does."""
+        problem = await self._handlers.stop(timeout)
+        await self._outlet.close()
+        return problem
 
     async def idle(self, limit: Duration = "1h") -> None:
         """Until there is nothing to do now: what is delayed (a retry, a snooze) is left for `advance`.
@@ -164,6 +191,7 @@ class _Recorder:
         self._hands = hands
         self._verdicts = verdicts
         self._sinks: dict[Call, Sink] = {}
+        self.deaf = False
 
     def submit(self, calls: Sequence[Call]) -> None:
         for call in calls:
@@ -184,7 +212,7 @@ class _Recorder:
         return self._hands.load(worker)
 
     def results(self, results: Sequence[Result]) -> None:
-        for result in results:
+        for result in () if self.deaf else results:
             sink = self._sinks.pop(result.call)
             for item, end in zip(result.call.items, result.ends, strict=True):
                 id = getattr(item, "id", None) or f"{getattr(item, 'at', '')}"
