@@ -145,7 +145,7 @@ async def test_what_does_not_get_quiet_at_all_is_tried_later() -> None:
         worker = fleet.replicas["a"].worker
         worker.never_quiet = set(worker.names)
         await fleet.start("b")
-        await fleet.pass_time(25)
+        await fleet.pass_time(27)
         assert fleet.shares() == {"a": 16}
         assert fleet.replicas["a"].said("lease_kept") == 16, "each was tried once, and will be again later"
         worker.never_quiet = set()
@@ -371,13 +371,13 @@ async def test_flush_waits_for_the_newest_state() -> None:
         replica = fleet.replicas["a"]
         hold = hold_of(replica, "03")
         hold.busy = True
-        replica.machine.latency = lambda _key: 0.4
+        replica.machine.latency = lambda _key: 1.5
         hold.mark("5000", running_one=7)
         first = asyncio.create_task(hold.flush())
         await fleet.clock.advance(0.1)
         hold.mark("5001", running_one=8, state="halted")
         second = asyncio.create_task(hold.flush())
-        await fleet.clock.advance(2)
+        await fleet.clock.advance(5)
         assert (first.result(), second.result()) == (True, True)
         lease = await stored(fleet, "03")
         assert lease is not None

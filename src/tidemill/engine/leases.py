@@ -285,7 +285,8 @@ class Leases:
                     self._claimed(_Claim(view, partition, None, lease), result)
 
     def _resumed(self, lease: Lease) -> Lease:
-        return records.release(lease, None) if self._draining else records.resume(lease, self._writer.nonce())
+        resumed = records.resume(lease, self._writer.nonce())
+        return records.release(resumed, None) if self._draining else resumed
 
     def _acquired(self, view: LeaseView, partition: str, version: str, lease: Lease) -> None:
         """The lease is ours. If trust has ended while the reply was on its way, it is only remembered."""
