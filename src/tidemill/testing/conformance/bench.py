@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import pytest
 
@@ -13,8 +14,13 @@ from tidemill.model import CollectionSpec, QueueSpec
 from tidemill.ports import Clock, Database, DeadLetters, Documents, Feed, Queue, Store
 from tidemill.testing.clock import FakeClock
 
+T = TypeVar("T")
+
 COLLECTION = CollectionSpec("things", partitions=4, fields=("n", "label"), before=True)
 QUEUE = QueueSpec("jobs", dedup_window=0.6)
+
+SOON = 0.8
+"""Below the waits of a second by which the tests see that something was woken, in seconds of a fake clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,12 @@ class Bench:
             await self.clock.advance(seconds)
         else:
             await asyncio.sleep(seconds)
+
+    async def soon(self, waiting: asyncio.Future[T]) -> T:
+        """The result of a call that should end before its `wait` of a second is over."""
+        if isinstance(self.clock, FakeClock):
+            assert await self.clock.run_until(waiting.done, SOON), "it should have ended by now"
+        return await asyncio.wait_for(waiting, 60)
 
 
 def need(database: Database, *features: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tidemill.model import Dead, Delivery, Done, Later, Lost, Outcome, Settled, Verdict
 from tidemill.ports import Database, Queue
-from tidemill.testing.conformance.bench import QUEUE, need
+from tidemill.testing.conformance.bench import QUEUE, Bench, need
 from tidemill.testing.conformance.suite import (
     Advance,
     Suite,
@@ -240,14 +240,14 @@ class ClaimConformance(Suite):
         assert counts(await take_one(queue)) == (0, 1, "x"), "a verdict ends the count"
 
     async def test_what_is_freed_is_due_at_once_and_wakes(
-        self, queue: Queue, peer: Database, advance: Advance, tick: float
+        self, bench: Bench, queue: Queue, peer: Database, advance: Advance, tick: float
     ) -> None:
         await queue.send([message("a")])
         need_claims_of_members(await take_one(queue, "dead"))
         waiting = asyncio.create_task(queue.receive("alive", 10, 1.0))
         await advance(tick)
         await peer.queue(QUEUE).free(["dead"])
-        (delivery,) = await asyncio.wait_for(waiting, 10)
+        (delivery,) = await bench.soon(waiting)
         assert counts(delivery) == (0, 2, "")
 
 

@@ -291,15 +291,17 @@ class CommitConformance(Suite):
 
     # --- waking ---------------------------------------------------------------------------------------------
 
-    async def test_a_commit_wakes_who_waits(self, whole: Bench, peer: Database, advance: Advance, tick: float) -> None:
+    async def test_a_commit_wakes_who_waits(
+        self, whole: Bench, peer: Database, advance: Advance, tick: float
+    ) -> None:
         cursors = await start_all(whole.feed, "now")
         receiving = asyncio.create_task(whole.queue.receive("a", 10, 1.0))
         reading = asyncio.create_task(whole.feed.read(cursors, 10, 1.0))
         await advance(tick)
         await commit_one(peer, everything())
-        (delivery,) = await asyncio.wait_for(receiving, 10)
+        (delivery,) = await whole.soon(receiving)
         assert delivery.id == "sent"
-        pages = await asyncio.wait_for(reading, 10)
+        pages = await whole.soon(reading)
         assert [c.document for page in pages.values() if isinstance(page, Page) for c in page.changes] == ["new"]
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tidemill.errors import ConfigurationError
-from tidemill.model import CollectionSpec, QueueSpec
+from tidemill.errors import ConfigurationError, TooLarge
+from tidemill.model import CollectionSpec, Put, QueueSpec
 from tidemill.ports import Database
 from tidemill.testing.conformance.bench import COLLECTION, QUEUE, need
 from tidemill.testing.conformance.suite import Suite, message, put, read_on, start_all, take
@@ -76,7 +76,19 @@ class DatabaseConformance(Suite):
         (a,) = await database.documents(COLLECTION).get(["a"])
         assert a is not None
         feed = database.feed(more)
-        assert await read_on(feed, await start_all(feed, "beginning")) == []
+        assert await read_on(feed, cursors := await start_all(feed, "beginning")) == []
+        await database.documents(more).write([Put("more", "a", "k", b"{}"), Put("more", "a", "k", b"{}")])
+        assert [(c.document, c.before) for c in await read_on(feed, cursors)] == [("a", None), ("a", None)]
+
+    async def test_a_body_over_the_limit_is_refused(self, database: Database) -> None:
+        need(database, "queue")
+        if database.limits.body > 1 << 22:
+            pytest.skip("the limit is far away")
+        queue = database.queue(QUEUE)
+        with pytest.raises(TooLarge):
+            await queue.send([message("large", body=b"x" * (database.limits.body + 1))])
+        await queue.send([message("fits", body=b"x" * database.limits.body)])
+        assert [delivery.id for delivery in await take(queue)] == ["fits"]
 
     async def test_close_twice(self, database: Database) -> None:
         await database.close()

@@ -10,7 +10,7 @@ import pytest
 from tidemill.errors import ConfigurationError
 from tidemill.model import Dead, DeadLetter
 from tidemill.ports import Database, DeadLetters, Queue
-from tidemill.testing.conformance.bench import QUEUE, need
+from tidemill.testing.conformance.bench import QUEUE, Bench, need
 from tidemill.testing.conformance.suite import Advance, Suite, message, settle_one, take, take_one
 
 
@@ -116,7 +116,7 @@ class DeadLettersConformance(Suite):
         assert [(delivery.id, delivery.priority) for delivery in await take(queue)] == [("a", 7), ("b", 1)]
 
     async def test_a_waiting_receive_is_woken_by_a_release(
-        self, letters: DeadLetters, database: Database, advance: Advance, tick: float
+        self, bench: Bench, letters: DeadLetters, database: Database, advance: Advance, tick: float
     ) -> None:
         need(database, "queue")
         queue = database.queue(QUEUE)
@@ -125,7 +125,7 @@ class DeadLettersConformance(Suite):
         waiting = asyncio.create_task(queue.receive("b", 10, 1.0))
         await advance(tick)
         await letters.release("queue/jobs", ["a"])
-        (delivery,) = await asyncio.wait_for(waiting, 10)
+        (delivery,) = await bench.soon(waiting)
         assert delivery.id == "a"
 
     async def test_two_at_once_release_once(self, letters: DeadLetters, database: Database, peer: Database) -> None:
@@ -152,6 +152,7 @@ class DeadLettersConformance(Suite):
         seen: list[DeadLetter] = []
         while page := await letters.page("queue/jobs", seen[-1].order if seen else -1, 5):
             seen += page
+            assert len({found.id for found in seen}) == len(seen)
         assert sorted(found.id for found in seen) == sorted(str(n) for n in range(12))
         assert await letters.count("queue/") == {"queue/jobs": 12}
 

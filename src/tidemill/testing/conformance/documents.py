@@ -43,6 +43,7 @@ async def ids(documents: Documents, query: Query) -> list[str]:
         rows = await documents.query(query)
         assert len(rows.documents) <= query.limit
         found += [document.id for document in rows.documents]
+        assert len(set(found)) == len(found)
         if rows.continuation is None:
             return found
         query = replace(query, continuation=rows.continuation)

@@ -12,7 +12,7 @@ import pytest
 
 from tidemill.model import Delete, Expect, Logged, Mismatch, Page, Put, Stored
 from tidemill.ports import Database, Documents, Feed
-from tidemill.testing.conformance.bench import COLLECTION, need
+from tidemill.testing.conformance.bench import COLLECTION, Bench, need
 from tidemill.testing.conformance.suite import Advance, put, read_on, start_all
 from tidemill.testing.conformance.trim import TrimConformance
 
@@ -191,24 +191,24 @@ class FeedConformance(TrimConformance):
     # --- waiting --------------------------------------------------------------------------------------------
 
     async def test_a_read_waits_no_longer_than_asked(
-        self, feed: Feed, documents: Documents, advance: Advance, tick: float
+        self, bench: Bench, feed: Feed, documents: Documents, advance: Advance, tick: float
     ) -> None:
         cursors = await start_all(feed, "now")
         waiting = asyncio.create_task(feed.read(cursors, 10, 2 * tick))
         await advance(4 * tick)
-        pages = await asyncio.wait_for(waiting, 10)
+        pages = await bench.soon(waiting)
         empty = {name: page.cursor for name, page in pages.items() if isinstance(page, Page) and not page.changes}
         assert sorted(empty) == sorted(cursors)
         await documents.write([put("a", n=1)])
         assert [change.document for change in await read_on(feed, empty)] == ["a"]
 
     async def test_a_waiting_read_is_woken_by_a_write(
-        self, feed: Feed, peer: Database, advance: Advance, tick: float
+        self, bench: Bench, feed: Feed, peer: Database, advance: Advance, tick: float
     ) -> None:
         waiting = asyncio.create_task(feed.read(await start_all(feed, "now"), 10, 1.0))
         await advance(tick)
         await peer.documents(COLLECTION).write([put("a", n=1)])
-        pages = await asyncio.wait_for(waiting, 10)
+        pages = await bench.soon(waiting)
         assert [c.document for page in pages.values() if isinstance(page, Page) for c in page.changes] == ["a"]
 
     async def test_a_read_may_be_cancelled(

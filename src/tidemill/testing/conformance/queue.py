@@ -8,7 +8,7 @@ import pytest
 
 from tidemill.model import Dead, Done, Later, Message, Settled
 from tidemill.ports import Database, Queue
-from tidemill.testing.conformance.bench import QUEUE, need
+from tidemill.testing.conformance.bench import QUEUE, Bench, need
 from tidemill.testing.conformance.claims import ClaimConformance
 from tidemill.testing.conformance.suite import Advance, message, settle_one, take, take_one
 
@@ -117,47 +117,52 @@ class QueueConformance(ClaimConformance):
         assert [delivery.id for delivery in await take(queue)] == ["a"]
 
     async def test_a_waiting_receive_is_woken_by_a_send(
-        self, queue: Queue, peer: Database, advance: Advance, tick: float
+        self, bench: Bench, queue: Queue, peer: Database, advance: Advance, tick: float
     ) -> None:
         waiting = asyncio.create_task(queue.receive("a", 10, 1.0))
         await advance(tick)
         assert not waiting.done()
         await peer.queue(QUEUE).send([message("a")])
-        (delivery,) = await asyncio.wait_for(waiting, 10)
+        (delivery,) = await bench.soon(waiting)
         assert delivery.id == "a"
 
     async def test_a_waiting_receive_is_woken_when_a_delay_ends(
-        self, queue: Queue, database: Database, advance: Advance, tick: float
+        self, bench: Bench, queue: Queue, database: Database, advance: Advance, tick: float
     ) -> None:
         need(database, "delay")
         await queue.send([message("a", delay=5 * tick)])
         waiting = asyncio.create_task(queue.receive("a", 10, 1.0))
         await advance(6 * tick)
-        (delivery,) = await asyncio.wait_for(waiting, 10)
+        (delivery,) = await bench.soon(waiting)
         assert delivery.id == "a"
 
     async def test_a_waiting_receive_is_woken_by_what_comes_back(
-        self, queue: Queue, advance: Advance, tick: float
+        self, bench: Bench, queue: Queue, advance: Advance, tick: float
     ) -> None:
         await queue.send([message("a")])
         delivery = await take_one(queue)
         waiting = asyncio.create_task(queue.receive("b", 10, 1.0))
         await advance(tick)
         await settle_one(queue, delivery, Later(0.0))
-        (again,) = await asyncio.wait_for(waiting, 10)
+        (again,) = await bench.soon(waiting)
         assert (again.id, again.attempt) == ("a", 1)
 
-    async def test_a_receive_waits_no_longer_than_asked(self, queue: Queue, advance: Advance, tick: float) -> None:
+    async def test_a_receive_waits_no_longer_than_asked(
+        self, bench: Bench, queue: Queue, advance: Advance, tick: float
+    ) -> None:
         waiting = asyncio.create_task(queue.receive("a", 10, 2 * tick))
         await advance(4 * tick)
-        assert list(await asyncio.wait_for(waiting, 10)) == []
+        received = await bench.soon(waiting)
+        assert list(received) == []
 
-    async def test_of_many_waiting_receives_one_gets_it(self, queue: Queue, advance: Advance, tick: float) -> None:
+    async def test_of_many_waiting_receives_one_gets_it(
+        self, bench: Bench, queue: Queue, advance: Advance, tick: float
+    ) -> None:
         waiting = [asyncio.create_task(queue.receive(f"owner-{n}", 10, 6 * tick)) for n in range(5)]
         await advance(tick)
         await queue.send([message("a")])
         await advance(8 * tick)
-        replies = await asyncio.wait_for(asyncio.gather(*waiting), 10)
+        replies = await bench.soon(asyncio.gather(*waiting))
         assert sorted(len(reply) for reply in replies) == [0, 0, 0, 0, 1]
 
     # --- duplicates -----------------------------------------------------------------------------------------

@@ -88,6 +88,7 @@ async def take(queue: Queue, owner: str = "a") -> list[Delivery]:
     taken: list[Delivery] = []
     while some := await queue.receive(owner, 100, 0.0):
         taken += some
+        assert len({delivery.id for delivery in taken}) == len(taken), "no message is claimed twice"
     return taken
 
 
@@ -115,6 +116,7 @@ async def read_on(feed: Feed, cursors: dict[str, str], limit: int = 100) -> list
     found: list[Logged] = []
     behind = True
     while behind:
+        assert len({change.id for change in found}) == len(found), "no change comes twice"
         behind = False
         for name, page in (await feed.read(cursors, limit, 0.0)).items():
             assert isinstance(page, Page), f"{name}: {page}"
