@@ -338,6 +338,20 @@ async def test_who_has_lost_its_lock_file_is_buried_at_once() -> None:
         assert fleet.replicas["a"].membership.member in locks.held
 
 
+async def test_who_comes_back_shows_only_its_new_id() -> None:
+    locks = Locks()
+    async with Fleet(workers={}, presence=locks) as fleet:
+        await fleet.start("a", "b")
+        await fleet.pass_time(2)
+        former = fleet.replicas["b"].membership.member
+        seen = await stored(fleet, former)
+        assert seen is not None
+        assert await fleet.replicas["a"].membership.bury(former, seen.version)
+        await fleet.pass_time(7)
+        assert locks.held == {r.membership.member for r in fleet.replicas.values()}
+        assert former not in locks.held
+
+
 async def test_an_owner_without_a_record_is_buried_and_a_living_one_is_not() -> None:
     async with members_only() as fleet:
         await fleet.start("a")

@@ -77,6 +77,7 @@ class Membership:
         self._observe = observer
         self._state: State = "out"
         self._weight = identity.weight
+        self._former: list[str] = []
         member = Member(
             self._hex(96),
             identity.name,
@@ -226,6 +227,8 @@ class Membership:
         try:
             if self._presence is not None:
                 await self._presence.hold(self.member)
+                while self._former:
+                    await self._presence.drop(self._former.pop())
             if not await self._own.create():
                 return False
         except Unavailable:
@@ -272,6 +275,7 @@ class Membership:
         self._tell("buried")
         self.fence.drop()
         self._state = "out"
+        self._former.append(self.member)
         self._own.wake.set()
         self._own.restart(replace(self._own.member, id=self._hex(96)))
         for listener in self._listeners:
