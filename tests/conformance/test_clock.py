@@ -194,6 +194,21 @@ async def test_both_clocks_move_as_one(clock: FakeClock) -> None:
     assert clock.now() - now == pytest.approx(clock.monotonic() - monotonic, abs=1e-6)
 
 
+async def test_a_task_that_never_waits_is_told(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tidemill.testing.clock.RESTLESS_ROUNDS", 100)
+
+    async def spin() -> None:
+        while True:
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(spin())
+    with pytest.raises(RuntimeError, match="spin"):
+        await clock.advance(1.0)
+    task.cancel()
+    await clock.advance(1.0)
+    assert task.cancelled()
+
+
 async def test_without_a_look_into_the_loop_it_counts_rounds(
     clock: FakeClock, diary: Diary, monkeypatch: pytest.MonkeyPatch
 ) -> None:

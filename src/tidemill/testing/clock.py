@@ -12,6 +12,10 @@ from collections.abc import Callable
 from heapq import heappop, heappush
 
 QUIET_ROUNDS = 12
+"""Rounds without a sign of life after which a loop that does not show its queue counts as quiet."""
+
+RESTLESS_ROUNDS = 100_000
+"""Rounds after which a loop that does not become quiet never will: a task that yields for ever."""
 
 
 class FakeClock:
@@ -22,7 +26,7 @@ class FakeClock:
         self._offset = start - self._monotonic
         self._count = 0
         self._waits: list[tuple[float, int, asyncio.Future[None]]] = []
-        self.signs = 0
+        self.signs: int = 0
         """Signs of life: rises with each wait that begins or ends. Others may add theirs."""
 
     def now(self) -> float:
@@ -94,9 +98,11 @@ class FakeClock:
         if ready is None:
             await self._settle_by_counting()
             return
-        await asyncio.sleep(0)
-        while ready:  # we are not in it ourselves while we run
+        for _ in range(RESTLESS_ROUNDS):
             await asyncio.sleep(0)
+            if not ready:  # we are not in it ourselves while we run
+                return
+        raise RuntimeError(f"something runs on and on without waiting: {asyncio.all_tasks()}")
 
     async def _settle_by_counting(self) -> None:
         quiet = 0
