@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from random import SystemRandom
 
-from tidemill.app.worker import Declared
+from tidemill.app.worker import Declared, Worker
 from tidemill.core.member import Identity
 from tidemill.core.probes import NEVER, USUAL, Snapshot
 from tidemill.engine.bind import bind
@@ -18,13 +18,14 @@ from tidemill.engine.engine import Engine, Fault, Machine
 from tidemill.engine.handlers import Handlers
 from tidemill.engine.health_server import HealthServer
 from tidemill.engine.outlet import Outlet
+from tidemill.engine.places import Places
 from tidemill.engine.publish import Publisher
 from tidemill.engine.rules import Rules
 from tidemill.engine.watchdog import Watchdog, arm, disarm
 from tidemill.errors import TidemillError
+from tidemill.locate import Adapters, locate, transactional
 from tidemill.model import Fact
 from tidemill.ports import Clock
-from tidemill.locate import Adapters, locate, transactional
 from tidemill.settings import Settings
 from tidemill.telemetry.facts import log_fact
 from tidemill.telemetry.metrics import Metrics
@@ -41,10 +42,10 @@ class Replica:
     def __init__(self, declared: Declared, settings: Settings, adapters: Adapters | None = None) -> None:
         self.declared = declared
         self.settings = settings
-        self.workers = settings.chosen(declared)
-        self.clock = SystemClock()
-        self.metrics = Metrics(version=VERSION, started_at=time.time())
-        self.places = locate(declared, settings, self.clock, adapters)
+        self.workers: tuple[Worker, ...] = settings.chosen(declared)
+        self.clock: SystemClock = SystemClock()
+        self.metrics: Metrics = Metrics(version=VERSION, started_at=time.time())
+        self.places: Places = locate(declared, settings, self.clock, adapters)
         self._health = self._health_server()
         self._web = self._bind_web()
         self._dead: asyncio.Future[None] | None = None

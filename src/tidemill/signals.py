@@ -21,7 +21,7 @@ class Signals:
     """Counts the wishes to stop. Used on the main thread, where Python runs signal handlers."""
 
     def __init__(self, *, leave: Callable[[int], object] = os._exit) -> None:
-        self.count = 0
+        self.count: int = 0
         self._leave = leave
         self._notify: Callable[[], object] | None = None
 

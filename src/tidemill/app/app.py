@@ -58,7 +58,7 @@ class App:
     """
 
     def __init__(self, name: str, *, api: Any = None, lifespan: Callable[[], Any] | None = None) -> None:
-        self.name = _named("app", name)
+        self.name: str = _named("app", name)
         self._api = api
         self._lifespan = lifespan
         self._sources: dict[str, tuple[CollectionSpec | TableSpec, Any]] = {}

@@ -71,7 +71,7 @@ class Task(Generic[P, R]):
         self.function = function
         self.queue = queue
         self.handler = handler
-        self.__name__ = getattr(function, "__name__", queue.name)
+        self.__name__: str = getattr(function, "__name__", queue.name)
         self.__doc__ = function.__doc__
         self._signature = inspect.signature(function)
 

@@ -38,7 +38,7 @@ class Queue(Generic[T]):
 
     def __init__(self, spec: QueueSpec, type_: Any) -> None:
         self.spec = spec
-        self.name = spec.name
+        self.name: str = spec.name
         self.type = type_
 
     @cached_property
@@ -108,7 +108,7 @@ class Collection(Generic[T]):
 
     def __init__(self, spec: CollectionSpec, type_: Any, id: str, key: str) -> None:
         self.spec = spec
-        self.name = spec.name
+        self.name: str = spec.name
         self.type = type_
         self.id = id
         self.key = key
@@ -148,7 +148,7 @@ class Collection(Generic[T]):
             raise Conflict(f"{self.name} {id}: changed since it was read")
 
     async def update(
-        self, id: str, change: Callable[[T | None], T | None | Awaitable[T | None]], *, tries: int = 20
+        self, id: str, change: Callable[[T | None], T | Awaitable[T | None] | None], *, tries: int = 20
     ) -> Document[T] | None:
         """Read, change, write back; again from the start if somebody was faster (compare and swap).
 
@@ -220,7 +220,7 @@ class Table(Generic[T]):
 
     def __init__(self, spec: TableSpec, type_: Any) -> None:
         self.spec = spec
-        self.name = spec.name
+        self.name: str = spec.name
         self.type = type_
 
 

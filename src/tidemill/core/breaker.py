@@ -36,7 +36,7 @@ class Breaker:
     __slots__ = ("_first", "_items", "_opened", "_passed", "_streak", "_trial", "_wait", "error")
 
     def __init__(self) -> None:
-        self.error = ""
+        self.error: str = ""
         self._streak = 0
         self._items: set[str] = set()
         self._opened: float | None = None

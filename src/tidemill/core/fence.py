@@ -15,7 +15,7 @@ class Fence:
     __slots__ = ("deadline",)
 
     def __init__(self, deadline: float = float("-inf")) -> None:
-        self.deadline = deadline
+        self.deadline: float = deadline
 
     def holds(self, now: float) -> bool:
         """Whether what depends on this store may start or be written now."""

@@ -20,7 +20,7 @@ class Flow:
         self._refilled = now
         self._ended = 0
         self._since = now
-        self.speed = 0.0
+        self.speed: float = 0.0
         """Items ended a second, smoothed."""
 
     def ended(self, count: int, now: float) -> None:

@@ -20,23 +20,23 @@ class Entry:
     __slots__ = ("change", "cursor", "done", "error", "failures", "since")
 
     def __init__(self, change: Logged) -> None:
-        self.change = change
-        self.cursor = change.cursor
-        self.done = False
-        self.failures = 0
-        self.error = ""
-        self.since = 0.0
+        self.change: Logged = change
+        self.cursor: str | None = change.cursor
+        self.done: bool = False
+        self.failures: int = 0
+        self.error: str = ""
+        self.since: float = 0.0
 
 
 class Lanes:
     """The changes of one partition between the mark and the end of what was read."""
 
     def __init__(self, cursor: str) -> None:
-        self.mark = cursor
-        self.passed = -1
+        self.mark: str = cursor
+        self.passed: int = -1
         """The order of the last change below the mark, -1 before the first."""
-        self.read_to = cursor
-        self.bytes = 0
+        self.read_to: str = cursor
+        self.bytes: int = 0
         self._open: deque[Entry] = deque()
         self._ready: deque[Entry] = deque()
         self._behind: dict[str, deque[Entry] | None] = {}  # a key is in here while its head is not done

@@ -38,8 +38,8 @@ class Intake:
     def __init__(
         self, reader: Reader, feed: Feed, *, wake: asyncio.Event, clock: Clock, random: Random, observer: Observer
     ) -> None:
-        self.polled = clock.monotonic()
-        self.polling = False
+        self.polled: float = clock.monotonic()
+        self.polling: bool = False
         self.failing: Reason | None = None
         self._reader = reader
         self._feed = feed

@@ -54,13 +54,13 @@ class FeedWorker:
         observer: Observer,
     ) -> None:
         assert isinstance(worker.trigger, OnChange)
-        self.trigger = worker.trigger
+        self.trigger: OnChange = worker.trigger
         self.declared = worker
-        self.worker = worker.name
-        self.group = worker.group
+        self.worker: str = worker.name
+        self.group: str = worker.group
         self.feed = feed
-        self.paused = False
-        self.breaker = Breaker()
+        self.paused: bool = False
+        self.breaker: Breaker = Breaker()
         self.parts: dict[str, PartitionWork] = {}
         self.lags: Mapping[str, Lag] = {}
         self._store = store
@@ -80,7 +80,7 @@ class FeedWorker:
         self._stopping = False
         self._stalled = False
         self._tasks = Tasks()
-        self.intake = Intake(self, feed, wake=self._wake, clock=clock, random=random, observer=observer)
+        self.intake: Intake = Intake(self, feed, wake=self._wake, clock=clock, random=random, observer=observer)
         self._results = FeedResults(
             worker,
             letters,

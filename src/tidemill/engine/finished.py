@@ -1,7 +1,7 @@
 """Finished rows: changes whose effects were committed by `context.transaction`, above the mark.
 
-With lanes the mark cannot move with each change, so a commit leaves a row `finished/<lease>/<change>`. Whoever claims the
-partition reads them and skips these changes; once the stored mark has passed one, its row is removed.
+With lanes the mark cannot move with each change, so a commit leaves a row `finished/<lease>/<change>`. Whoever claims
+the partition reads them and skips these changes; once the stored mark has passed one, its row is removed.
 """
 
 from __future__ import annotations

@@ -32,9 +32,9 @@ class Hold:
     def __init__(self, worker: str, partition: str, version: str, lease: Lease, *, writer: Writer) -> None:
         self.worker = worker
         self.partition = partition
-        self.key = key_of(worker, partition)
-        self.version = version
-        self.lease = lease
+        self.key: str = key_of(worker, partition)
+        self.version: str = version
+        self.lease: Lease = lease
         self.lost = False
         self.busy = False
         self.flight: asyncio.Event | None = None

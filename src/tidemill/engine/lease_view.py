@@ -60,11 +60,11 @@ class LeaseView:
 
     def __init__(self, holder: Holder, interval: float) -> None:
         self.holder = holder
-        self.worker = holder.worker
-        self.group = holder.group
+        self.worker: str = holder.worker
+        self.group: str = holder.group
         self.interval = interval
-        self.looked = float("-inf")
-        self.written = float("-inf")
+        self.looked: float = float("-inf")
+        self.written: float = float("-inf")
         self.listed: Sequence[str] = ()
         self.leases: dict[str, Known] = {}
         self.holds: dict[str, Hold] = {}

@@ -69,7 +69,7 @@ class Membership:
         identity: Identity,
         observer: Observer,
     ) -> None:
-        self.fence = Fence()
+        self.fence: Fence = Fence()
         self._presence = presence
         self._clock = clock
         self._random = random

@@ -30,8 +30,8 @@ class Asked:
     __slots__ = ("future", "items", "loop")
 
     def __init__(self, items: Sequence[Any], loop: asyncio.AbstractEventLoop) -> None:
-        self.items = items
-        self.loop = loop
+        self.items: Sequence[Any] = items
+        self.loop: asyncio.AbstractEventLoop = loop
         self.future: asyncio.Future[Sequence[Any]] = loop.create_future()
 
 

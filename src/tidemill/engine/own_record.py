@@ -63,7 +63,7 @@ class OwnRecord:
         """Another id: nothing is known of its record."""
         self.member = member
         self.stored: Member | None = None
-        self.wake = asyncio.Event()
+        self.wake: asyncio.Event = asyncio.Event()
         self._version: str | None = None
         self._good = self._last = float("-inf")
         self._interval_now = self._interval

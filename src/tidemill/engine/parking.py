@@ -102,9 +102,9 @@ class Journal:
         lost: Callable[[str], None],
         changed: Callable[[], None],
     ) -> None:
-        self.key = f"park/{worker}/{partition}"
-        self.source = f"feed/{worker}/{partition}"
-        self.index = Index()
+        self.key: str = f"park/{worker}/{partition}"
+        self.source: str = f"feed/{worker}/{partition}"
+        self.index: Index = Index()
         self._version: str | None = None
         self._store = store
         self._letters = letters

@@ -24,29 +24,29 @@ class Work:
     __slots__ = ("entries", "parked", "partition")
 
     def __init__(self, partition: PartitionWork, entries: Sequence[Entry], parked: str | None = None) -> None:
-        self.partition = partition
-        self.entries = entries
-        self.parked = parked
+        self.partition: PartitionWork = partition
+        self.entries: Sequence[Entry] = entries
+        self.parked: str | None = parked
 
 
 class PartitionWork:
     """Everything we know of a partition while we hold it. Used by one feed worker, on the engine's loop."""
 
     def __init__(self, hold: Hold, journal: Journal, finished: set[str]) -> None:
-        self.name = hold.partition
+        self.name: str = hold.partition
         self.hold = hold
         self.journal = journal
-        self.lanes = Lanes(hold.lease.cursor)
+        self.lanes: Lanes = Lanes(hold.lease.cursor)
         self.finished = finished
         self.reading = True
         self.closed = False
         self.halted = ""
-        self.single = hold.lease.crashes >= SINGLE_AFTER
-        self.named = hold.lease.running_one
-        self.token = Token(hold.key, *hold.token)
+        self.single: bool = hold.lease.crashes >= SINGLE_AFTER
+        self.named: int | None = hold.lease.running_one
+        self.token: Token = Token(hold.key, *hold.token)
         self.trying: set[str] = set()
         self.calls = 0
-        self.changed = asyncio.Event()
+        self.changed: asyncio.Event = asyncio.Event()
         self.rows: list[tuple[int, str]] = []
         self._marked = hold.lease.cursor
         self._marks: deque[tuple[str, int]] = deque()

@@ -69,12 +69,12 @@ class QueueWorker:
         assert isinstance(worker.trigger, OnMessage)
         self.worker = worker
         self.queue = queue
-        self.held = 0
-        self.paused = False
-        self.polled = clock.monotonic()
-        self.polling = False
+        self.held: int = 0
+        self.paused: bool = False
+        self.polled: float = clock.monotonic()
+        self.polling: bool = False
         self.failing: Reason | None = None
-        self.breaker = Breaker()
+        self.breaker: Breaker = Breaker()
         self._membership = membership
         self._hands = hands
         self._effects = effects

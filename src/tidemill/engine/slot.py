@@ -24,12 +24,12 @@ class Slot:
     __slots__ = ("call", "context", "deadline", "event", "expired", "interrupt", "lock", "why")
 
     def __init__(self, lock: Lock, interrupt: Callable[[], object] | None = None) -> None:
-        self.lock = lock
-        self.interrupt = interrupt
+        self.lock: Lock = lock
+        self.interrupt: Callable[[], object] | None = interrupt
         self.call: Call | None = None
-        self.deadline = float("inf")
-        self.expired = False
-        self.why = ""
+        self.deadline: float = float("inf")
+        self.expired: bool = False
+        self.why: str = ""
         self.event: Event | None = None
         self.context: Context | None = None
 

@@ -105,7 +105,7 @@ class Timed:
     def __init__(self, worker: Worker, rules: Rules, replica: Replica, members: Members | None) -> None:
         self.worker = worker
         self.rules = rules
-        self.control = Control()
+        self.control: Control = Control()
         self.timer: Timer | None = None
         self.version: str | None = None
         self.pending: Pending | None = None

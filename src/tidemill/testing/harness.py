@@ -40,7 +40,7 @@ from tidemill.testing.clock import FakeClock
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One item as it ended in its handler: `verdict` is done, failed, snoozed, rejected, unfit, cancelled; `reason` why.
+    """One item as it ended in its handler: done, failed, snoozed, rejected, unfit or cancelled; `reason` says why.
 
     Compares equal to `(worker, verdict)` and `(worker, id, verdict)`, for short assertions.
     """
@@ -78,7 +78,7 @@ class Harness:
         seed: int = 0,
         replica: str = "test",
     ) -> None:
-        self.clock = clock or FakeClock()
+        self.clock: FakeClock = clock or FakeClock()
         self.verdicts: list[Seen] = []
         self.facts: list[Fact] = []
         declared = app.declared()
@@ -107,7 +107,7 @@ class Harness:
         )
         machine = Machine(self.clock, self._random, self._identity, NORMAL, self.facts.append)
         self._recorder = _Recorder(self._handlers, self.verdicts)
-        self.engine = Engine(self._workers, self.places, self._recorder, machine)
+        self.engine: Engine = Engine(self._workers, self.places, self._recorder, machine)
         self._stack.enter_context(using(self._outlet, loop))
         await self.engine.join()
         await self._handlers.start()

@@ -26,7 +26,7 @@ class Web:
         config = uvicorn.Config(load(api), log_config=None, access_log=False, lifespan="auto", ws="none")
         self._server = uvicorn.Server(config)
         self._listener = listener
-        self.ended = False
+        self.ended: bool = False
 
     @property
     def ready(self) -> bool:

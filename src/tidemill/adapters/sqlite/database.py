@@ -43,11 +43,11 @@ class SQLite:
     """`ports.Database` on a file. `warnings` has one line for each thing the start should log."""
 
     def __init__(self, path: str | Path, clock: Clock, *, random: chance.Random | None = None) -> None:
-        self.path = Path(path).absolute()
+        self.path: Path = Path(path).absolute()
         self._session = Session(self.path, clock, random)
         self._presence = Presence(self.path)
         self._queues: dict[str, Queue] = {}
-        self.warnings = warnings_of(sqlite3.sqlite_version_info)
+        self.warnings: tuple[str, ...] = warnings_of(sqlite3.sqlite_version_info)
 
     @classmethod
     def from_url(cls, url: str, clock: Clock) -> Self:

@@ -39,11 +39,11 @@ class Job:
     __slots__ = ("after", "durable", "error", "future", "patient", "run", "timer", "value")
 
     def __init__(self, run: Callable[[Connection], Any], future: asyncio.Future[Any]) -> None:
-        self.run = run
-        self.future = future
+        self.run: Callable[[Connection], Any] = run
+        self.future: asyncio.Future[Any] = future
         self.after: Callable[[Any], None] | None = None
-        self.durable = True
-        self.patient = False
+        self.durable: bool = True
+        self.patient: bool = False
         self.timer: asyncio.TimerHandle | None = None
         self.value: Any = None
         self.error: Exception | None = None

@@ -48,21 +48,21 @@ class Session:
 
     def __init__(self, path: Path, clock: Clock, random: chance.Random | None) -> None:
         self.path = path
-        self.members_path = beside(path, "-members.db")
+        self.members_path: Path = beside(path, "-members.db")
         self.clock = clock
-        self.random = random or chance.SystemRandom()
-        self.limits = Limits()
-        self.bell = Bell()
+        self.random: chance.Random = random or chance.SystemRandom()
+        self.limits: Limits = Limits()
+        self.bell: Bell = Bell()
         self.sources: dict[str, OpenSource] = {}
         self.queues: dict[str, tuple[QueueSpec, int]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._settled: dict[str, tuple[Verdict, bool]] = {}
         data = Writer(path, lambda connection: prepare(connection, path, DATA), self._changed)
         members = Writer(self.members_path, lambda connection: prepare(connection, self.members_path, RECORDS), None)
-        self.writer = Lane(f"sqlite {path.name} writer", data)
-        self.members = Lane(f"sqlite {path.name} members", members)
-        self.reads = Lane(f"sqlite {path.name} reader", Reader(path, self.members_path))
-        self.slow = Lane(f"sqlite {path.name} queries", Reader(path, self.members_path))
+        self.writer: Lane = Lane(f"sqlite {path.name} writer", data)
+        self.members: Lane = Lane(f"sqlite {path.name} members", members)
+        self.reads: Lane = Lane(f"sqlite {path.name} reader", Reader(path, self.members_path))
+        self.slow: Lane = Lane(f"sqlite {path.name} queries", Reader(path, self.members_path))
 
     @property
     def running(self) -> bool:

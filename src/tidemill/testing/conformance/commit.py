@@ -291,9 +291,7 @@ class CommitConformance(Suite):
 
     # --- waking ---------------------------------------------------------------------------------------------
 
-    async def test_a_commit_wakes_who_waits(
-        self, whole: Bench, peer: Database, advance: Advance, tick: float
-    ) -> None:
+    async def test_a_commit_wakes_who_waits(self, whole: Bench, peer: Database, advance: Advance, tick: float) -> None:
         cursors = await start_all(whole.feed, "now")
         receiving = asyncio.create_task(whole.queue.receive("a", 10, 1.0))
         reading = asyncio.create_task(whole.feed.read(cursors, 10, 1.0))

@@ -1,0 +1,109 @@
+"""The SQLite queue, durable (synchronous FULL), a no-op async handler per message; beside Huey and the raw driver.
+
+Each is filled first and then drained, in turn, so that a noisy machine hits all alike. What is counted: messages in,
+handler runs, distinct ids; lost and doubled must be 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from bench.rig import rig
+from tidemill.app.app import App
+from tidemill.model import Message
+
+BODY = b'{"n": 1, "text": "' + b"x" * 80 + b'"}'
+
+
+def raw(count: int) -> float:
+    """Messages a second of a bare loop: claim 100 by UPDATE … RETURNING, delete 100, each in its own commit."""
+    with TemporaryDirectory() as folder:
+        base = sqlite3.connect(f"{folder}/raw.db", isolation_level=None)
+        base.execute("PRAGMA journal_mode=WAL")
+        base.execute("PRAGMA synchronous=FULL")
+        base.execute("CREATE TABLE job (id INTEGER PRIMARY KEY, claim TEXT, body BLOB)")
+        base.execute("CREATE INDEX ready ON job (id) WHERE claim IS NULL")
+        base.execute("BEGIN")
+        base.executemany("INSERT INTO job (body) VALUES (?)", ((BODY,) for _ in range(count)))
+        base.execute("COMMIT")
+        base.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        done = 0
+        began = time.perf_counter()
+        while done < count:
+            base.execute("BEGIN IMMEDIATE")
+            rows = base.execute(
+                "UPDATE job SET claim = 'me' WHERE id IN "
+                "(SELECT id FROM job WHERE claim IS NULL ORDER BY id LIMIT 100) RETURNING id, body"
+            ).fetchall()
+            base.execute("COMMIT")
+            base.execute("BEGIN IMMEDIATE")
+            base.executemany("DELETE FROM job WHERE id = ? AND claim = 'me'", ((id,) for id, _ in rows))
+            base.execute("COMMIT")
+            done += len(rows)
+        seconds = time.perf_counter() - began
+        base.close()
+        return count / seconds
+
+
+def huey(count: int) -> float:
+    """Tasks a second of Huey's SQLite storage, drained by its own consumer code in one thread, fsync on."""
+    from huey import SqliteHuey
+
+    with TemporaryDirectory() as folder:
+        peer = SqliteHuey("bench", filename=f"{folder}/huey.db", fsync=True, results=False)
+        ran = 0
+
+        @peer.task()
+        def work(n: int, text: str) -> None:
+            nonlocal ran
+            ran += 1
+
+        for n in range(count):
+            work(n, "x" * 80)
+        began = time.perf_counter()
+        while (task := peer.dequeue()) is not None:
+            peer.execute(task)
+        seconds = time.perf_counter() - began
+        peer.storage.close()
+        if ran != count:
+            raise RuntimeError(f"huey: {ran} of {count} ran")
+        return count / seconds
+
+
+async def _tidemill(count: int, waiting: int, file: Path) -> tuple[float, int, int]:
+    app = App("bench")
+    queue = app.queue("jobs", dict)
+    runs = 0
+
+    @app.on_message(queue, concurrency=10)
+    async def work(job: dict) -> None:  # type: ignore[type-arg]
+        nonlocal runs
+        runs += 1
+
+    async with rig(app, file) as made:
+        port = made.places.queue("jobs")
+        total = count + waiting
+        for start in range(0, total, 5_000):
+            size = min(5_000, total - start)
+            await port.send([Message("jobs", f"{start + n}", BODY) for n in range(size)])
+        began = time.perf_counter()
+        made.engine.begin()
+        await made.until(lambda: runs >= count)
+        seconds = time.perf_counter() - began
+        if waiting:
+            return count / seconds, 0, 0
+        await made.until(lambda: made.engine.settled)
+        await asyncio.sleep(0.2)
+        depth = await port.depth()
+        lost = max(total - runs, 0) + depth.ready + depth.claimed
+        return count / seconds, lost, max(runs - total, 0)
+
+
+def tidemill(count: int, waiting: int = 0) -> tuple[float, int, int]:
+    """Messages a second of a whole replica, lost, doubled. `waiting`: so many more stay in the queue."""
+    with TemporaryDirectory() as folder:
+        return asyncio.run(_tidemill(count, waiting, Path(folder) / "bench.db"))
