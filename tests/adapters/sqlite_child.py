@@ -12,7 +12,7 @@ from sqlite3 import Connection
 
 from tidemill.adapters.sqlite import SQLite
 from tidemill.engine.clock import SystemClock
-from tidemill.model import CollectionSpec, Message, Put, QueueSpec
+from tidemill.model import CollectionSpec, Done, Message, Outcome, Put, QueueSpec, Settled
 
 QUEUE = QueueSpec("work")
 ORDERS = CollectionSpec("orders", partitions=4)
@@ -48,6 +48,19 @@ async def claim(database: SQLite, name: str) -> None:
     await asyncio.sleep(60)
 
 
+async def work(database: SQLite, name: str) -> None:
+    """Receive and settle until the end, as member `name`; each line is a message whose settling was answered."""
+    await database.presence().hold(name)
+    tell("up")
+    queue = database.queue(QUEUE)
+    while True:
+        deliveries = await queue.receive(name, 10, 1.0)
+        replies = await queue.settle([Outcome(delivery, Done()) for delivery in deliveries])
+        for delivery, reply in zip(deliveries, replies, strict=True):
+            if reply == Settled():
+                tell(delivery.id)
+
+
 async def hog(database: SQLite, name: str) -> None:
     """Stay inside a transaction until stdin says otherwise."""
 
@@ -74,6 +87,8 @@ async def main(job: str, path: str, name: str) -> None:
             await write(database, name)
         case "claim":
             await claim(database, name)
+        case "work":
+            await work(database, name)
         case "hog":
             await hog(database, name)
     await database.close()
