@@ -14,9 +14,11 @@ import pytest_asyncio
 from tests.engine.timer_fleet import START, Fleet, Hands, Started, early, overlaps, timer
 from tidemill.app.worker import Cron, Every
 from tidemill.core.backoff import Backoff
+from tidemill.core.member import Identity
 from tidemill.core.timer import Control, Timer, control_key, from_value, pause, resume, run_now
+from tidemill.engine.membership import Membership
 from tidemill.engine.timers import Timers
-from tidemill.engine.work import End, Ended, Failed
+from tidemill.engine.work import NORMAL, End, Ended, Failed
 from tidemill.errors import ConfigurationError
 from tidemill.model import Dead, Done, Later, Record, Swap
 
@@ -341,7 +343,7 @@ async def test_a_claim_whose_id_was_buried_before_the_answer_is_not_started(flee
     await fleet.clock.advance(9)
     fleet.store.slow = 3.0
     await fleet.clock.advance(1.05)
-    assert (await timer_record(fleet)).state == "done", "the swap is under way"
+    assert (await timer_record(fleet)).state == "done", "the claim is under way"
     a.members.be_buried()
     fleet.store.slow = 0.0
     await fleet.clock.advance(10)
@@ -389,6 +391,52 @@ async def test_whatever_happens_each_occurrence_runs_and_never_two_at_once(seed:
     assert not early(fleet.started)
     assert not overlaps(fleet.started)
     await fleet.close()
+
+
+async def test_with_real_members_a_dead_holder_is_followed_within_seconds_of_its_burial() -> None:
+    fleet = Fleet(seconds=lambda _: 5.0)
+    worker = timer(Every(20.0))
+    tasks: dict[str, list[asyncio.Task[None]]] = {}
+    hands: dict[str, Hands] = {}
+    for name in NAMES:
+        chance = Random(name)
+        membership = Membership(
+            fleet.memory.store(),
+            None,
+            clock=fleet.clock,
+            random=chance,
+            profile=NORMAL,
+            identity=Identity(name, ("timers",)),
+            observer=fleet.facts.append,
+        )
+        hands[name] = Hands(fleet, name)
+        timers = Timers(
+            [worker],
+            fleet.store,
+            membership,
+            hands[name],
+            clock=fleet.clock,
+            random=chance,
+            observer=fleet.facts.append,
+        )
+        await membership.join()
+        loop = asyncio.get_running_loop()
+        tasks[name] = [loop.create_task(membership.run()), loop.create_task(timers.run())]
+    await fleet.clock.advance(22)
+    holder = fleet.running()
+    assert holder is not None
+    hands[holder.replica].kill()
+    for task in tasks.pop(holder.replica):
+        task.cancel()
+    await fleet.clock.advance(18)
+    assert [(each.at - START, each.attempt) for each in fleet.started][:2] == [(20, 1), (20, 2)]
+    assert holder.end is not None
+    assert 14 - 5.5 <= fleet.started[1].start - holder.end <= 14 + 2.5, "counted from its last renewal"
+    await fleet.clock.advance(30)
+    assert [each.at - START for each in fleet.started] == [20, 20, 40, 60]
+    assert not overlaps(fleet.started)
+    for task in [task for each in tasks.values() for task in each]:
+        task.cancel()
 
 
 # --- clocks -------------------------------------------------------------------------------------------------
@@ -570,6 +618,19 @@ async def test_a_retry_that_waits_goes_to_another_when_we_stop(fleet: Fleet) -> 
     await fleet.clock.advance(3)
     assert a.task.done()
     assert [(each.replica, each.attempt) for each in fleet.started] == [("a", 1), ("b", 2)]
+
+
+async def test_a_claim_that_was_not_sent_when_we_stop_is_not_sent(fleet: Fleet) -> None:
+    a = fleet.join("a", timer(Every(5.0)))
+    await fleet.clock.advance(3.5)
+    fleet.store.open.clear()
+    await fleet.clock.advance(2)  # a read is under way, and the claim behind it
+    a.timers.stop()
+    fleet.store.open.set()
+    await fleet.clock.advance(5)
+    assert a.task.done()
+    assert fleet.store.swaps == 1, "only the first record"
+    assert not fleet.started
 
 
 async def test_stop_before_start_is_legal(fleet: Fleet) -> None:

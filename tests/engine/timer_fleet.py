@@ -110,14 +110,14 @@ class Hands:
             end = await self.fleet.handler(started)
         except asyncio.CancelledError:
             end = Cancelled("cancelled")
-        started.end, started.how = clock.monotonic(), type(end).__name__
+        if started.end is None:
+            started.end, started.how = clock.monotonic(), type(end).__name__
         self.tasks.pop(call, None)
         self.answer(call, end)
 
     def kill(self) -> None:
         """The process is gone: nothing it had goes on, and nobody is told."""
         for call, task in self.tasks.items():
-            task.remove_done_callback(lambda _: None)
             call.sink = Nobody()
             task.cancel()
         for started in self.fleet.started:
@@ -195,6 +195,9 @@ class Weather:
         self.old = 0.0
         """Seconds that reads may be old."""
         self.slow = 0.0
+        self.open = asyncio.Event()
+        self.open.set()
+        """While it is not set, calls are under way and not answered."""
         self.away = False
         self.swaps = 0
         self.gets = 0
@@ -229,6 +232,7 @@ class Weather:
         return results
 
     async def _travel(self) -> None:
+        await self.open.wait()
         if self.slow:
             await self.clock.sleep(self.random.random() * self.slow)
 

@@ -111,6 +111,7 @@ class Timed:
         self.pending: Pending | None = None
         self.run: Run | None = None
         self.buried_owner = ""
+        self.shared = members is not None
         self._replica = replica
         self._members = members
         self._fence = Fence(float("inf")) if members is None else members.fence
@@ -118,10 +119,6 @@ class Timed:
         self._agreed = False
         self._control_seen = False
         self._due = (float("nan"), 0.0)
-
-    @property
-    def shared(self) -> bool:
-        return self._members is not None
 
     @property
     def me(self) -> str:
