@@ -4,7 +4,7 @@ Each round fills a fresh file, then drains it, first raw and then through the ad
 the next round): only ratios of neighbours count. Raw is the plain loop over rows of the same fields: claim by one
 UPDATE … RETURNING, then delete by id, each in its own transaction at synchronous FULL, tuples and no objects.
 
-Run: `python bench/sqlite_raw.py [rounds]`.
+Run: `python -m bench.sqlite_raw [rounds]`.
 """
 
 from __future__ import annotations
