@@ -182,7 +182,7 @@ def test_what_was_carried_out_is_a_fixed_point(feeds: Feeds) -> None:
 @given(fleets())
 def test_all_compute_the_same(feeds: Feeds) -> None:
     shuffled = {
-        name: Division(dict(reversed(feed.weights.items())), dict(reversed(feed.slots.items())))
+        name: Division(dict(reversed(list(feed.weights.items()))), dict(reversed(list(feed.slots.items()))))
         for name, feed in reversed(list(feeds.items()))
     }
     assert quotas(feeds) == quotas(shuffled)

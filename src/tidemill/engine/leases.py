@@ -60,7 +60,7 @@ class Leases:
         self._clock = clock
         self._random = random
         self._observe = observer
-        self._writer = Writer(store, clock=clock, random=random, check=self._may_write, ended=self._ended)
+        self._writer = Writer(store, clock=clock, random=random, check=membership.check, ended=self._ended)
         self._views: dict[str, LeaseView] = {}
         self._known_members: frozenset[str] = frozenset()
         self._settled = float("inf")
@@ -376,23 +376,19 @@ class Leases:
                 due += view.holds.values()
         return due
 
-    def _may_write(self) -> bool:
-        return self._membership.check()
-
     def _ended(self, hold: Hold, why: str) -> None:
         """The hold is over, once."""
-        view = self._views[hold.worker]
         if hold.lost:
             return
-        hold.lost = True
+        hold.lost, view = True, self._views[hold.worker]
         del view.holds[hold.partition]
         if why == "released":
             view.leases[hold.partition] = (hold.version, hold.lease)
         else:
             view.leases.pop(hold.partition, None)
             self._look_now = True
-        detail = {"partition": hold.partition, "why": why}
-        self._observe(Fact("lease_released" if why == "released" else "lease_lost", view.worker, detail=detail))
+        what = "lease_released" if why == "released" else "lease_lost"
+        self._observe(Fact(what, view.worker, detail={"partition": hold.partition, "why": why}))
         view.holder.lost(hold.partition, why)
         self._wake.set()
 
