@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from datetime import date
 from functools import cached_property
 from inspect import isawaitable
 from typing import Any, Generic, TypeVar
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from tidemill.app.client import default_id, running
 from tidemill.app.values import Document, Page
@@ -225,10 +226,13 @@ class Table(Generic[T]):
 
 
 def _field(value: object, name: str) -> str:
-    """A field of a model, dataclass or mapping, as text. Numbers and text only: an id must be one thing."""
+    """A field of a model, dataclass or mapping, as text: an id or key must have one spelling only."""
     found = value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
-    if isinstance(found, bool) or not isinstance(found, str | int):
-        raise Unfit(f"{type(value).__name__}.{name} is {found!r}: an id or key must be text or a whole number")
+    if isinstance(found, date):
+        return found.isoformat()
+    if isinstance(found, bool) or not isinstance(found, str | int | UUID):
+        kind = type(value).__name__
+        raise Unfit(f"{kind}.{name} is {found!r}: an id or key must be text, a whole number, a date or a UUID")
     return str(found)
 
 

@@ -1,0 +1,139 @@
+"""Avalon as a child process: started, waited for, sent orders, stopped or killed. The demo and its tests drive it."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+ORDERS = Path(__file__).with_name("orders.csv")
+CONNECTIONS = 24
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of orders.csv, as it is sent."""
+
+    number: str
+    day: str
+    customer: str
+    total: str
+
+    def json(self) -> dict[str, str]:
+        return {"number": self.number, "day": self.day, "customer": self.customer, "total": self.total}
+
+
+def rows(limit: int | None = None) -> list[Row]:
+    """The orders of the file; sums of floats are rounded to pence as the shop wrote them."""
+    with ORDERS.open(newline="") as file:
+        found = [
+            Row(line["InvoiceNo"], line["InvoiceDate"], line["CustomerID"], f"{float(line['TotalPrice']):.2f}")
+            for line in csv.DictReader(file)
+        ]
+    return found[:limit]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class System:
+    """All of Avalon in one process on one SQLite file."""
+
+    folder: Path
+    api: int = field(default_factory=free_port)
+    probes: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def database(self) -> str:
+        return f"sqlite:///{self.folder / 'avalon.db'}"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "avalon.log"
+
+    def start(self) -> None:
+        """Start it; it is ready when `ready()` says so."""
+        command = [sys.executable, "-m", "tidemill", "dev", "examples.avalon.app:app", "--database", self.database]
+        env = os.environ | {"TIDEMILL_API_PORT": str(self.api), "TIDEMILL_HEALTH_PORT": str(self.probes)}
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    async def ready(self, limit: float = 30.0) -> float:
+        """Wait until it is ready; the seconds that took. Raises with the end of its log if it ended instead."""
+        began = time.monotonic()
+        async with httpx.AsyncClient() as client:
+            while time.monotonic() - began < limit:
+                if self.process is not None and self.process.poll() is not None:
+                    break
+                try:
+                    if (await client.get(f"http://127.0.0.1:{self.probes}/readyz")).status_code == 200:
+                        return time.monotonic() - began
+                except httpx.TransportError:
+                    pass  # not listening yet
+                await asyncio.sleep(0.02)
+        tail = self.log.read_text(errors="replace")[-2000:]
+        raise RuntimeError(f"Avalon did not get ready; the end of its log:\n{tail}")
+
+    def kill(self) -> None:
+        """kill -9."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def stop(self, limit: float = 60.0) -> int:
+        """SIGTERM; its exit code."""
+        if self.process is None:
+            return 0
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(limit)
+
+    async def send(self, orders: Sequence[Row], *, sent: Callable[[], Any] = lambda: None) -> None:
+        """Post every order until it is acknowledged. A server that is away is waited for."""
+        waiting = iter(orders)
+        limits = httpx.Limits(max_connections=CONNECTIONS)
+        url = f"http://127.0.0.1:{self.api}/orders"
+        async with httpx.AsyncClient(limits=limits, timeout=30.0) as client:
+
+            async def connection() -> None:
+                for row in waiting:
+                    await self._post(client, url, row)
+                    sent()
+
+            await asyncio.gather(*(connection() for _ in range(CONNECTIONS)))
+
+    async def metrics(self) -> dict[str, float]:
+        """The samples of /metrics by name and labels."""
+        async with httpx.AsyncClient() as client:
+            text = (await client.get(f"http://127.0.0.1:{self.probes}/metrics")).text
+        samples = (line.rpartition(" ") for line in text.splitlines() if line and not line.startswith("#"))
+        return {name: float(value) for name, _, value in samples}
+
+    async def _post(self, client: httpx.AsyncClient, url: str, row: Row) -> None:
+        while True:
+            try:
+                response = await client.post(url, json=row.json())
+            except httpx.TransportError:
+                await asyncio.sleep(0.05)  # restarting; the same order again is the same order
+                continue
+            if response.status_code == 201:
+                return
+            if response.status_code < 500:
+                raise RuntimeError(f"order {row.number} was refused: {response.status_code} {response.text}")
+            await asyncio.sleep(0.05)
