@@ -592,6 +592,24 @@ async def test_what_was_not_begun_goes_to_another_at_once(fleet: Fleet) -> None:
     assert b.timers.idle
 
 
+async def test_a_stuck_replica_keeps_only_what_its_handlers_have_begun(fleet: Fleet) -> None:
+    a = fleet.join("a", timer(Every(5.0)), timer(Every(5.0, per_replica=True), name="mine"))
+    a.hands.holding = True
+    await fleet.clock.advance(5.2)
+    b = fleet.join("b", timer(Every(5.0)))
+    a.timers.stall(True)
+    await fleet.clock.advance(1.5)
+    assert [(each.replica, each.at - START, each.attempt) for each in fleet.started] == [("b", 5, 1)]
+    await fleet.clock.advance(10)
+    assert {each.replica for each in fleet.started} == {"b"}
+    fleet.bury(fleet.kill(b.name))
+    a.hands.holding = False
+    a.timers.stall(False)
+    await fleet.clock.advance(4.8)
+    assert times(fleet, "a") == [5.0, 15.0, 20.0, 20.0], "its own goes on where it was, the shared one as it is due"
+    assert not a.task.done()
+
+
 async def test_what_a_drain_cuts_off_goes_back_with_its_attempt(fleet: Fleet) -> None:
     fleet.seconds = lambda each: 100.0 if each.replica == "a" else 0.1
     a = fleet.join("a", timer(Every(5.0)))

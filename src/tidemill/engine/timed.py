@@ -61,14 +61,15 @@ class Members(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Replica:
-    """What the timers of one process share. `looked` and `look_at` (monotonic): when records were and will be read."""
+    """What the timers of one process share. `closed`: claim nothing, give back what is not begun; `looked`, `look_at`
+    (monotonic): when records were and will be read."""
 
     sink: Sink
     cancel: Callable[[Call, str], None]
     clock: Clock
     random: Random
     observe: Observer
-    stopping: bool = False
+    closed: bool = False
     looked: float = float("-inf")
     look_at: float = float("-inf")
 
@@ -135,7 +136,7 @@ class Timed:
         pending = self.pending
         if pending is not None and self._outdated(pending):
             self.pending = pending = None
-        if pending is None and self.run is None and self._seen and not self._replica.stopping and self.trusted():
+        if pending is None and self.run is None and self._seen and not self._replica.closed and self.trusted():
             self._consider()
         if self.pending is None and self.run is not None:
             return self._go_on(self.run)
@@ -144,10 +145,10 @@ class Timed:
     def _outdated(self, pending: Pending) -> bool:
         """Not to be sent (again): nobody may start what was claimed by an id that is not ours any more."""
         if pending.then == "noted":
-            return self._replica.stopping
+            return self._replica.closed
         if pending.then != "claimed":
             return False
-        unsent = not pending.sent and (self._replica.stopping or not self.trusted())
+        unsent = not pending.sent and (self._replica.closed or not self.trusted())
         return unsent or pending.value.owner != self.me
 
     def unanswered(self, pending: Pending) -> None:
@@ -164,7 +165,7 @@ class Timed:
                 self._replica.cancel(run.call, "this replica may not be the only one any more")
         elif run.member != self.me:
             self.run = None  # that id is buried: whoever sees it takes the occurrence
-        elif self._replica.stopping:
+        elif self._replica.closed:
             self._write(records.give_back(timer, counts=not run.recorded), "over")
         elif self.trusted() and self._early(run) <= 0:
             if not run.recorded:
@@ -252,7 +253,7 @@ class Timed:
         if run is not None:
             early = self._early(run)
             return early if early > 0 else BLOCKED
-        if self._replica.stopping or timer is None or timer.state == "running" or self.control.paused:
+        if self._replica.closed or timer is None or timer.state == "running" or self.control.paused:
             return float("inf")
         early = self._next_due(timer) - clock.now()
         return early if early > 0 else HEAD_START / 5
@@ -290,10 +291,6 @@ class Timed:
                 pass  # as after `Cancelled`: it starts again when it may, or is given back; no try is counted
             case _:
                 assert_never(end)
-
-    def taken_back(self, call: Call) -> None:
-        """A call that was handed over and never begun."""
-        self.ended(call, Unstarted("taken back"))
 
     def _retry(self, run: Run, error: str, *, delay: float | None = None, counts: bool = True) -> None:
         """Once more, as long as the next occurrence is not due."""

@@ -22,7 +22,7 @@ from tidemill.core.schedule import cron, every
 from tidemill.core.timer import Rules, control_key, control_of, key_of
 from tidemill.engine.observe import Handled
 from tidemill.engine.timed import Members, Pending, Replica, Timed
-from tidemill.engine.work import Call, Hands, Result
+from tidemill.engine.work import Call, Hands, Result, Unstarted
 from tidemill.errors import Unavailable
 from tidemill.model import Observer, Record, Stale, Swap
 from tidemill.ports import Clock, Store
@@ -59,6 +59,7 @@ class Timers:
         self._timers = {worker.name: self._timed(worker) for worker in workers}
         self._handled = {name: Handled(name, observer) for name in self._timers}
         self._changed = asyncio.Event()
+        self._stopping = False
         self._exchange: asyncio.Task[None] | None = None
         self._send_at = float("-inf")
         self._pause = _FIRST_PAUSE
@@ -70,7 +71,7 @@ class Timers:
     async def run(self) -> None:
         """Work the timers. Raises what asking the store again cannot change."""
         try:
-            while not (self._replica.stopping and self.idle):
+            while not (self._stopping and self.idle):
                 self._turn()
                 self._exchange_soon()
                 await self._clock.wait(self._changed, self._wait())
@@ -81,10 +82,19 @@ class Timers:
 
     def stop(self) -> None:
         """Claim nothing more; what no handler has begun goes back at once. Idempotent."""
-        self._replica.stopping = True
-        for name, timed in self._timers.items():
-            for call in self._hands.take_back(name):
-                timed.taken_back(call)
+        self._stopping = True
+        self._close(True)
+
+    def stall(self, stalled: bool) -> None:
+        """The handlers' loop is silent: keep only what it has begun, claim nothing, until it ticks again."""
+        self._close(stalled or self._stopping)
+
+    def _close(self, closed: bool) -> None:
+        self._replica.closed = closed
+        if closed:
+            for name, timed in self._timers.items():
+                for call in self._hands.take_back(name):
+                    timed.ended(call, Unstarted("taken back"))
         self._changed.set()
 
     def cancel(self, why: str) -> None:
