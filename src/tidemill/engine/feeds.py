@@ -118,7 +118,8 @@ class FeedWorker:
             changed=self._wake.set,
         )
         await journal.seal(hold.token[0])
-        part = PartitionWork(hold, journal, await finished_of(self._store, self._patience, hold.key))
+        finished = await finished_of(self._store, self._patience, hold.key)
+        part = PartitionWork(hold, journal, finished, lambda: self._store_soon(hold))
         if hold.lease.state == "halted":
             part.halted = "halted"
         if not hold.lost:
@@ -349,8 +350,8 @@ class FeedWorker:
         if not taken:
             return []
         [entry] = taken
-        if part.named == entry.change.order:
-            part.named = None
+        if part.condemned == entry.change.order:
+            part.condemned = None
             self._results.killer(part, entry, now)
             return []
         part.calls += 1  # it counts as running while its name is being written
@@ -413,7 +414,8 @@ class FeedWorker:
             part.changed.clear()
         if not part.closed:
             self._forget(part)
-            await part.hold.split(children)
+            if not await part.hold.split(children) and not part.hold.lost:
+                self._observe(Fact("halted", self.worker, detail={"partition": part.name, "error": "it was merged"}))
 
     async def tidy(self, part: PartitionWork) -> None:
         """Remove finished rows that lie below the mark as it is stored."""
@@ -430,6 +432,12 @@ class FeedWorker:
             part.lanes = Lanes(part.lanes.mark)
             part.reading = True
             self._wake.set()
+
+    def _store_soon(self, hold: Hold) -> None:
+        async def store() -> None:
+            await hold.flush()
+
+        self._tasks.spawn(store())
 
     def _forget(self, part: PartitionWork) -> None:
         part.closed = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tidemill.core.lanes import Entry, Lanes
 from tidemill.engine.leases import Hold
@@ -15,7 +15,12 @@ from tidemill.model import Logged, Page
 MOST_AHEAD = 2_000
 MOST_BYTES = 16_000_000
 SINGLE_AFTER = 3
-"""Crashes of owners after which the changes of a partition run one by one, each named in the lease before it starts."""
+"""Crashes of owners in a row, none of which moved the mark, after which changes run one by one, each named in the
+lease before it starts."""
+
+CONDEMN_AFTER = 6
+"""Crashes in a row after which the one that is named is parked. A single kill from outside also hits somebody in the
+middle, in each partition; who is in the middle again and again, with nothing done between, is the cause."""
 
 
 class Work:
@@ -32,17 +37,18 @@ class Work:
 class PartitionWork:
     """Everything we know of a partition while we hold it. Used by one feed worker, on the engine's loop."""
 
-    def __init__(self, hold: Hold, journal: Journal, finished: set[str]) -> None:
+    def __init__(self, hold: Hold, journal: Journal, finished: set[str], urge: Callable[[], None]) -> None:
         self.name: str = hold.partition
         self.hold = hold
         self.journal = journal
         self.lanes: Lanes = Lanes(hold.lease.cursor)
         self.finished = finished
+        self._urge = urge
         self.reading = True
         self.closed = False
         self.halted = ""
         self.single: bool = hold.lease.crashes >= SINGLE_AFTER
-        self.named: int | None = hold.lease.running_one
+        self.condemned: int | None = hold.lease.running_one if hold.lease.crashes >= CONDEMN_AFTER else None
         self.token: Token = Token(hold.key, *hold.token)
         self.trying: set[str] = set()
         self.calls = 0
@@ -85,8 +91,11 @@ class PartitionWork:
         if self.lanes.mark == self._marked or self.closed:
             return
         self._marked = self.lanes.mark
-        self.single, self.named = False, None
+        self.single, self.condemned = False, None
+        shaken = self.hold.wanted.crashes > 0
         self.hold.mark(self._marked)
+        if shaken:  # whoever comes after another crash must know that there was progress
+            self._urge()
         if self.rows:
             self._marks.append((self._marked, self.lanes.passed))
 
