@@ -37,7 +37,9 @@ def __getattr__(name: str) -> object:
     if name not in _EXPORTS:
         raise AttributeError(f"module 'tidemill' has no attribute {name!r}")
     module = import_module(_EXPORTS[name])
-    return module if _EXPORTS[name] == f"tidemill.{name}" and name == "errors" else getattr(module, name)
+    # Kept, because the import has just put the module `tidemill.run` where the function `run` belongs.
+    found = globals()[name] = module if name == "errors" else getattr(module, name)
+    return found
 
 
 def __dir__() -> list[str]:

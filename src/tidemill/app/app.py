@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from importlib import import_module
 from typing import Any, Literal, ParamSpec, Protocol, TypeVar, overload
 
-from tidemill.app.decorators import ChangeDecorator, MessageDecorator, Task, unpack
+from tidemill.app.decorators import (
+    ChangeBatchDecorator,
+    ChangeDecorator,
+    MessageBatchDecorator,
+    MessageDecorator,
+    Task,
+    unpack,
+)
 from tidemill.app.handles import Collection, Queue, Table
 from tidemill.app.worker import (
     Cron,
@@ -25,6 +32,7 @@ from tidemill.app.worker import (
 )
 from tidemill.core.backoff import Backoff
 from tidemill.core.duration import Duration, seconds
+from tidemill.core.health import Health
 from tidemill.errors import ConfigurationError
 from tidemill.model import CollectionSpec, QueueSpec, Start, TableSpec
 
@@ -32,6 +40,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Any])
+C = TypeVar("C", bound=Callable[[], Health | Awaitable[Health]])
 
 _USUAL = Backoff()
 _FEW_TRIES = Backoff(attempts=3)
@@ -119,9 +128,17 @@ class App:
 
     # --- workers --------------------------------------------------------------------------------------------
 
+    @overload
+    def on_message(self, queue: Queue[T], *, name: str | None = None, group: str = "queues", concurrency: int = 10,
+                   retry: Backoff = _USUAL, time_limit: Duration | None = 600.0, batch: None = None,
+                   process: bool = False, rate: float | None = None) -> MessageDecorator[T]: ...  # fmt: skip
+    @overload
+    def on_message(self, queue: Queue[T], *, name: str | None = None, group: str = "queues", concurrency: int = 10,
+                   retry: Backoff = _USUAL, time_limit: Duration | None = 600.0, batch: int,
+                   process: bool = False, rate: float | None = None) -> MessageBatchDecorator[T]: ...  # fmt: skip
     def on_message(
         self,
-        queue: Queue[T],
+        queue: Queue[Any],
         *,
         name: str | None = None,
         group: str = "queues",
@@ -131,16 +148,25 @@ class App:
         batch: int | None = None,
         process: bool = False,
         rate: float | None = None,
-    ) -> MessageDecorator[T]:
+    ) -> Any:
         """Call the function for each message of the queue (`batch=n`: with lists of up to n)."""
         policy = _policy(concurrency, retry, time_limit, process, batch, rate)
-        return MessageDecorator(
-            lambda handler: self._add(name, group, OnMessage(queue.spec, queue.type), handler, policy)
-        )
+        trigger = OnMessage(queue.spec, queue.type)
+        return lambda handler: self._add(name, group, trigger, handler, policy)
 
+    @overload
+    def on_change(self, source: Collection[T] | Table[T], *, start: Start = "beginning", name: str | None = None,
+                  group: str = "feeds", concurrency: int = 1, retry: Backoff = _USUAL,
+                  time_limit: Duration | None = 600.0, batch: None = None, process: bool = False,
+                  on_poison: OnPoison = "park", rate: float | None = None) -> ChangeDecorator[T]: ...  # fmt: skip
+    @overload
+    def on_change(self, source: Collection[T] | Table[T], *, start: Start = "beginning", name: str | None = None,
+                  group: str = "feeds", concurrency: int = 1, retry: Backoff = _USUAL,
+                  time_limit: Duration | None = 600.0, batch: int, process: bool = False,
+                  on_poison: OnPoison = "park", rate: float | None = None) -> ChangeBatchDecorator[T]: ...  # fmt: skip
     def on_change(
         self,
-        source: Collection[T] | Table[T],
+        source: Collection[Any] | Table[Any],
         *,
         start: Start = "beginning",
         name: str | None = None,
@@ -152,15 +178,15 @@ class App:
         process: bool = False,
         on_poison: OnPoison = "park",
         rate: float | None = None,
-    ) -> ChangeDecorator[T]:
-        """Call the function for each change of the collection or table, in order per key.
+    ) -> Any:
+        """Call the function for each change of the collection or table, in order per key (`batch=n`: with lists).
 
         Annotate the first parameter `Change[T]`, or `Change[T] | Deletion[T]` to be told of deletes too.
         `concurrency` is over keys; what fails for good is parked with its key (`on_poison`).
         """
         policy = _policy(concurrency, retry, time_limit, process, batch, rate)
         trigger = OnChange(source.spec, source.type, start, on_poison)
-        return ChangeDecorator(lambda handler: self._add(name, group, trigger, handler, policy))
+        return lambda handler: self._add(name, group, trigger, handler, policy)
 
     def every(
         self,
@@ -231,11 +257,11 @@ class App:
         *,
         of: Handler | Sequence[Handler] = (),
         probes: Sequence[Literal["ready", "live", "startup"]] = ("ready",),
-    ) -> Callable[[F], F]:
+    ) -> Callable[[C], C]:
         """A rule in code: a function that returns `Health`. It runs only where a worker in `of` runs
         (everywhere if none is given), on the handlers' side, and counts for readiness unless said."""
 
-        def decorate(check: F) -> F:
+        def decorate(check: C) -> C:
             if name in self._rules:
                 raise ConfigurationError(f"health rule {name!r} is declared twice")
             functions = [of] if callable(of) else list(of)

@@ -7,13 +7,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from threading import Event
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from tidemill.app.handles import Collection, Queue
 from tidemill.core.duration import Duration
 from tidemill.errors import ConfigurationError
 from tidemill.model import Delete, Expect, Message, Put, Write
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +40,11 @@ class Transaction:
     def __bool__(self) -> bool:
         return bool(self.writes or self.messages)
 
-    def put(self, collection: Collection[Any], value: Any, *, etag: str | None = None) -> None:
+    def put(self, collection: Collection[T], value: T, *, etag: str | None = None) -> None:
         """Create or replace a document; with `etag` only that version of it."""
         self._put(collection, value, etag or Expect.ANYTHING)
 
-    def create(self, collection: Collection[Any], value: Any) -> None:
+    def create(self, collection: Collection[T], value: T) -> None:
         """Create a document that must not exist."""
         self._put(collection, value, Expect.NOTHING)
 
@@ -52,8 +54,8 @@ class Transaction:
 
     def send(
         self,
-        queue: Queue[Any],
-        value: Any,
+        queue: Queue[T],
+        value: T,
         *,
         delay: Duration = 0.0,
         priority: int = 0,
@@ -65,7 +67,7 @@ class Transaction:
         self.messages.append(message)
         return message.id
 
-    def _put(self, collection: Collection[Any], value: Any, expect: Expect | str) -> None:
+    def _put(self, collection: Collection[T], value: T, expect: Expect | str) -> None:
         id, key, body = collection.encode(value)
         self.writes.append(Put(collection.name, id, key, body, expect))
 

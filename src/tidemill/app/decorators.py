@@ -1,7 +1,7 @@
 """What the decorators of `App` are to a type checker, and tasks.
 
-The decorators return the function unchanged, so a direct call is the unit test; the overloads check that its first
-parameter is what the queue or feed gives: one value, or a list of them.
+The decorators return the function unchanged, so a direct call is the unit test. What they are called with is checked:
+the first parameter must take what the queue or feed gives, one value, or a list of them with `batch`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from tidemill.app.context import Context
 from tidemill.app.depends import dependency_of
@@ -24,25 +24,20 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class MessageDecorator(Generic[T]):
-    """Declares a function as the handler of a queue's messages."""
+class MessageDecorator(Protocol[T]):
+    """Declares a function as the handler of a queue's messages, one by one."""
 
-    def __init__(self, declare: Callable[[Any], Any]) -> None:
-        self._declare = declare
-
-    @overload
     def __call__(self, handler: Callable[Concatenate[T, P], R], /) -> Callable[Concatenate[T, P], R]: ...
-    @overload
+
+
+class MessageBatchDecorator(Protocol[T]):
+    """Declares a function as the handler of a queue's messages, in lists."""
+
     def __call__(self, handler: Callable[Concatenate[list[T], P], R], /) -> Callable[Concatenate[list[T], P], R]: ...
-    def __call__(self, handler: Any, /) -> Any:
-        return self._declare(handler)
 
 
-class ChangeDecorator(Generic[T]):
-    """Declares a function as the handler of a feed's changes."""
-
-    def __init__(self, declare: Callable[[Any], Any]) -> None:
-        self._declare = declare
+class ChangeDecorator(Protocol[T]):
+    """Declares a function as the handler of a feed's changes, one by one."""
 
     @overload
     def __call__(
@@ -52,6 +47,11 @@ class ChangeDecorator(Generic[T]):
     def __call__(
         self, handler: Callable[Concatenate[Change[T], P], R], /
     ) -> Callable[Concatenate[Change[T], P], R]: ...
+
+
+class ChangeBatchDecorator(Protocol[T]):
+    """Declares a function as the handler of a feed's changes, in lists."""
+
     @overload
     def __call__(
         self, handler: Callable[Concatenate[list[Change[T] | Deletion[T]], P], R], /
@@ -60,8 +60,6 @@ class ChangeDecorator(Generic[T]):
     def __call__(
         self, handler: Callable[Concatenate[list[Change[T]], P], R], /
     ) -> Callable[Concatenate[list[Change[T]], P], R]: ...
-    def __call__(self, handler: Any, /) -> Any:
-        return self._declare(handler)
 
 
 class Task(Generic[P, R]):
