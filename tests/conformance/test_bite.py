@@ -70,7 +70,7 @@ def last_first(queue: MemoryQueue, owner: str, limit: int, claim: Any = MemoryQu
 
 
 def not_counted(held: Any) -> Any:
-    return replace(_delivery(held), deliveries=1)
+    return _delivery(held)._replace(deliveries=1)
 
 
 def all_at_once(queue: QueueState, now: float) -> None:

