@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
 from pydantic import BaseModel
@@ -63,7 +64,7 @@ async def test_the_waits_grow_as_the_backoff_says() -> None:
     async with Harness(app) as harness:
         await jobs.send(Job(n=1))
         await harness.advance("20m")
-        waits = [b - a for a, b in zip(times, times[1:], strict=False)][:3]
+        waits = [b - a for a, b in pairwise(times)][:3]
         assert [round(wait) for wait in waits] == [1, 10, 60]
 
 
