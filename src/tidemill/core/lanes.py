@@ -17,7 +17,7 @@ from tidemill.model import Logged, Page
 class Entry:
     """One change in work. `failures` counts what was recorded here; `error` is the last one's line."""
 
-    __slots__ = ("change", "cursor", "done", "error", "failures", "since")
+    __slots__ = ("change", "cursor", "done", "error", "failures", "size")
 
     def __init__(self, change: Logged) -> None:
         self.change: Logged = change
@@ -25,7 +25,7 @@ class Entry:
         self.done: bool = False
         self.failures: int = 0
         self.error: str = ""
-        self.since: float = 0.0
+        self.size: int = len(change.body or b"") + len(change.before or b"") + 200
 
 
 class Lanes:
@@ -59,9 +59,9 @@ class Lanes:
     def add(self, page: Page) -> Sequence[Entry]:
         """Append what was read, in order; the entries, all of them waiting or ready."""
         entries = [Entry(change) for change in page.changes]
+        self._open.extend(entries)
         for entry in entries:
-            self._open.append(entry)
-            self.bytes += _size(entry.change)
+            self.bytes += entry.size
             self.enqueue(entry)
         self._note_cursor(page.cursor)
         return entries
@@ -70,7 +70,7 @@ class Lanes:
         """Like `add` for entries that go another way (their key is parked): they only hold the mark."""
         for entry in entries:
             self._open.append(entry)
-            self.bytes += _size(entry.change)
+            self.bytes += entry.size
         self._note_cursor(page.cursor)
 
     def take(self, limit: int, now: float) -> list[Entry]:
@@ -166,7 +166,7 @@ class Lanes:
         opened = self._open
         while opened and opened[0].done:
             entry = opened.popleft()
-            self.bytes -= _size(entry.change)
+            self.bytes -= entry.size
             if entry.cursor is not None:
                 self.mark, self.passed = entry.cursor, entry.change.order
         if not opened:
@@ -212,7 +212,3 @@ class Lanes:
 
 def _order(entry: Entry) -> int:
     return entry.change.order
-
-
-def _size(change: Logged) -> int:
-    return len(change.body or b"") + len(change.before or b"") + 200

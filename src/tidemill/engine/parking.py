@@ -123,6 +123,11 @@ class Journal:
     def idle(self) -> bool:
         return not self._steps and self._task is None
 
+    @property
+    def diverting(self) -> bool:
+        """Whether any key goes by the park."""
+        return bool(self.index.keys or self._pending)
+
     def diverts(self, key: str) -> bool:
         """Whether changes of this key go by the park."""
         return key in self.index.keys or self._pending[key] > 0

@@ -70,8 +70,7 @@ class PartitionWork:
 
     def arrived(self, page: Page) -> None:
         """Put what was read where it belongs: into the lanes, behind a parked key, or below the mark."""
-        special = [c for c in page.changes if self._special(c)]
-        if not special:
+        if not (self.finished or self.journal.diverting) or not any(map(self._special, page.changes)):
             self.lanes.add(page)
             return
         for change in page.changes:

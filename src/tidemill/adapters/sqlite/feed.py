@@ -190,19 +190,21 @@ def one_page(connection: Connection, source: int, name: str, cursor: Cursor, lim
         return None
     b = "b" if cursor.backfill else ""
     changes = tuple(
-        Logged(
-            str(seq),
-            name,
-            seq,
-            f"{b}{seq}",
-            KINDS[kind],
-            doc.decode(errors="replace"),
-            key.decode(errors="replace"),
-            body,
-            before,
-            at,
-        )
-        for seq, kind, doc, key, body, before, at in rows
+        [
+            Logged(
+                str(seq),
+                name,
+                seq,
+                f"{b}{seq}",
+                KINDS[kind],
+                doc.decode(errors="replace"),
+                key.decode(errors="replace"),
+                body,
+                before,
+                at,
+            )
+            for seq, kind, doc, key, body, before, at in rows
+        ]
     )
     return Page(changes, f"{b}{rows[-1][0]}", len(rows) == limit)
 
