@@ -229,7 +229,6 @@ class Engine:
         database = self.places.queue_database(worker.trigger.queue.name)
         membership = self.membership_of(database)
         queue = database.queue(worker.trigger.queue)
-        membership.frees(queue.free)
         return QueueWorker(
             worker,
             queue,

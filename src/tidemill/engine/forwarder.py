@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from random import Random
 
+from tidemill.engine.claims import Claims
 from tidemill.engine.effects import OUTBOX, unboxed
 from tidemill.engine.membership import Membership
 from tidemill.engine.patience import Patience
@@ -42,7 +43,8 @@ class Forwarder:
         self._patience = Patience(clock, random, membership.fence)
         self._stopping = False
         self._busy = False
-        membership.frees(self._queue.free)
+        self._claims = Claims(self._queue, OUTBOX.name, lambda: membership.member)
+        membership.frees(self._claims.free)
 
     @property
     def idle(self) -> bool:
@@ -59,7 +61,7 @@ class Forwarder:
                 await self._clock.sleep(0.25)
                 continue
             try:
-                deliveries = await self._queue.receive(self._membership.member, MOST, MAX_WAIT / 2)
+                deliveries = await self._claims.receive(MOST, MAX_WAIT / 2)
             except TidemillError as error:
                 self._observe(Fact("poll_failed", OUTBOX.name, detail={"error": str(error)}))
                 await self._clock.sleep(1.0)
@@ -80,6 +82,7 @@ class Forwarder:
             await self._send(self._places.queue(target), messages)
         outcomes = [Outcome(delivery, Done()) for delivery in deliveries]
         await self._patience.until_answered(lambda: self._queue.settle(outcomes))
+        self._claims.settled(deliveries)
 
     async def _send(self, queue: Queue, messages: Sequence[Message]) -> None:
         await self._patience.until_answered(lambda: queue.send(messages))

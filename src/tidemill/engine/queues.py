@@ -1,6 +1,7 @@
 """A queue worker: take in, hand over, settle.
 
-State: `held` deliveries are claimed and not ended; `_outcomes` and `_commits` have ended and are not settled.
+State: `held` deliveries are claimed and not ended; `_outcomes` and `_commits` have ended and are not settled. What was
+claimed by a receive whose reply was lost is found and freed by `claims`.
 Claims belong to the member where the backend can do that: one renewal keeps them all, and a settle is refused when
 the member was buried meanwhile. Trust: the fence is compared before each call (by the handlers' side), before each
 receive and before each settle is sent. Failure cases: a receive is never cancelled, for it may have committed its
@@ -21,6 +22,7 @@ from tidemill.core.fence import Fence
 from tidemill.core.flow import Flow
 from tidemill.core.judge import judge_failure, judge_misfit, judge_snooze, killed
 from tidemill.core.probes import Reason, reason_of
+from tidemill.engine.claims import Claims
 from tidemill.engine.effects import Effects
 from tidemill.engine.membership import Membership
 from tidemill.engine.observe import Handled
@@ -76,6 +78,8 @@ class QueueWorker:
         self.failing: Reason | None = None
         self.breaker: Breaker = Breaker()
         self._membership = membership
+        self._claims = Claims(queue, worker.name, lambda: membership.member)
+        membership.frees(self._claims.free)
         self._hands = hands
         self._effects = effects
         self._clock = clock
@@ -174,7 +178,7 @@ class QueueWorker:
     async def _receive(self, room: int) -> None:
         self.polled = self._clock.monotonic()
         try:
-            deliveries = await self.queue.receive(self._membership.member, room, MAX_WAIT / 2)
+            deliveries = await self._claims.receive(room, MAX_WAIT / 2)
         except TidemillError as error:
             if self.failing is None:
                 self._observe(Fact("poll_failed", self.worker.name, detail={"error": str(error)}))
@@ -336,6 +340,7 @@ class QueueWorker:
 
     async def _settle_batch(self, outcomes: list[Outcome]) -> None:
         replies = await self._patience.until_answered(lambda: self.queue.settle(outcomes))
+        self._claims.settled(outcome.delivery for outcome in outcomes)
         lost = sum(isinstance(reply, Lost) for reply in replies)
         if lost:
             self._observe(Fact("claims_lost", self.worker.name, lost))
@@ -349,6 +354,8 @@ class QueueWorker:
         now = self._clock.monotonic()
         for (result, commit), reply in zip(commits, replies, strict=True):
             delivery = commit.outcomes[0].delivery
+            if not isinstance(reply, Conflicted):
+                self._claims.settled([delivery])
             match reply:
                 case Committed():
                     self.breaker.success(delivery.id, now)
