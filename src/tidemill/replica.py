@@ -32,6 +32,7 @@ from tidemill.telemetry.metrics import Metrics
 from tidemill.web.serve import Web
 
 VERSION = "0.1.0"
+ARM_EVERY = 2.0
 
 _log = logging.getLogger("tidemill")
 
@@ -49,6 +50,7 @@ class Replica:
         self._health = self._health_server()
         self._web = self._bind_web()
         self._dead: asyncio.Future[None] | None = None
+        self._armed = float("-inf")
 
     async def live(self, told: asyncio.Event, hurry: asyncio.Event) -> int:
         """Start, work until `told` to stop or a fault, drain; the exit code."""
@@ -145,7 +147,9 @@ class Replica:
 
     def _tick(self, publisher: Publisher) -> None:
         publisher.tick()
-        if not self.settings.debug:
+        now = self.clock.monotonic()
+        if not self.settings.debug and now - self._armed >= ARM_EVERY:  # each arming starts a C thread
+            self._armed = now
             arm()
 
     # --- making the parts -----------------------------------------------------------------------------------
