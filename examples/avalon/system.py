@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from typing import Any
+from threading import Event
 
 import httpx
 
@@ -104,19 +107,20 @@ class System:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(limit)
 
-    async def send(self, orders: Sequence[Row], *, sent: Callable[[], Any] = lambda: None) -> None:
+    async def send(self, orders: Sequence[Row], *, sent: Callable[[], object] = lambda: None) -> None:
         """Post every order until it is acknowledged. A server that is away is waited for."""
-        waiting = iter(orders)
-        limits = httpx.Limits(max_connections=CONNECTIONS)
-        url = f"http://127.0.0.1:{self.api}/orders"
-        async with httpx.AsyncClient(limits=limits, timeout=30.0) as client:
-
-            async def connection() -> None:
-                for row in waiting:
-                    await self._post(client, url, row)
-                    sent()
-
-            await asyncio.gather(*(connection() for _ in range(CONNECTIONS)))
+        waiting: Iterator[Row] = iter(orders)
+        stopped = Event()
+        connections = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="orders")
+        loop = asyncio.get_running_loop()
+        posting = [
+            loop.run_in_executor(connections, self._post_all, waiting, sent, stopped) for _ in range(CONNECTIONS)
+        ]
+        try:
+            await asyncio.gather(*posting)
+        finally:
+            stopped.set()
+            connections.shutdown(wait=False)
 
     async def metrics(self) -> dict[str, float]:
         """The samples of /metrics by name and labels."""
@@ -125,15 +129,26 @@ class System:
         samples = (line.rpartition(" ") for line in text.splitlines() if line and not line.startswith("#"))
         return {name: float(value) for name, _, value in samples}
 
-    async def _post(self, client: httpx.AsyncClient, url: str, row: Row) -> None:
-        while True:
-            try:
-                response = await client.post(url, json=row.json())
-            except httpx.TransportError:
-                await asyncio.sleep(0.05)  # restarting; the same order again is the same order
-                continue
-            if response.status_code == 201:
-                return
-            if response.status_code < 500:
-                raise RuntimeError(f"order {row.number} was refused: {response.status_code} {response.text}")
-            await asyncio.sleep(0.05)
+    def _post_all(self, waiting: Iterator[Row], sent: Callable[[], object], stopped: Event) -> None:
+        """One connection that is kept alive; its thread takes one order after the other."""
+        connection = HTTPConnection("127.0.0.1", self.api, timeout=30.0)
+        for row in waiting:  # next() on an iterator of a list is atomic: each order is taken by one thread
+            while not _post(connection, row):
+                if stopped.wait(0.05):
+                    return
+            sent()
+        connection.close()
+
+
+def _post(connection: HTTPConnection, row: Row) -> bool:
+    """Whether the order was acknowledged. If not, it is sent again: the same order again is the same order."""
+    try:
+        connection.request("POST", "/orders", json.dumps(row.json()), {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        said = response.read()
+    except (OSError, HTTPException):
+        connection.close()  # it is restarting; the next request connects anew
+        return False
+    if 400 <= response.status < 500:
+        raise RuntimeError(f"order {row.number} was refused: {response.status} {said.decode(errors='replace')}")
+    return response.status == 201
