@@ -1,9 +1,9 @@
 """Claims that nobody knows of: a receive may commit and its reply be lost, and then its member lives on and holds them.
 
 State: each receive claims under an owner of its own, `<member>.<n>.<worker>`; `_known` counts what came in under each
-and has not been settled. Trust: an owner of ours that is neither known nor being asked for holds only what was lost on the way, so
-it is freed, as the owners of buried members are; that is looked at whenever membership frees. Failure cases: a receive
-that is still on its way when its owner is freed claims after that: it is freed at the next look.
+and has not been settled. Trust: an owner of ours that is neither known nor being asked for holds only what was lost on
+the way, so it is freed, as the owners of buried members are; that is looked at whenever membership frees. Failure case:
+a receive that is still on its way when its owner is freed claims after that: it is freed at the next look.
 """
 
 from __future__ import annotations

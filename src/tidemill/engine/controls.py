@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from tidemill.engine.feeds import FeedWorker
 from tidemill.engine.parking import Decided
+from tidemill.engine.partition import PartitionWork
 from tidemill.engine.queues import QueueWorker
 from tidemill.engine.tasks import Tasks
 from tidemill.errors import TidemillError
@@ -28,7 +29,8 @@ class Controls:
         self._store = store
         self._feeds: Mapping[str, FeedWorker] = {feed.worker: feed for feed in feeds}
         self._queues: Mapping[str, QueueWorker] = {queue.worker.name: queue for queue in queues}
-        self._acting: set[str] = set()
+        self._acting: dict[str, PartitionWork] = {}  # under this hold of the partition; another hold acts anew
+        self._resetting: set[str] = set()
         self._tasks = Tasks()
 
     async def look(self) -> None:
@@ -54,24 +56,27 @@ class Controls:
         worker, _, rest = record.key.removeprefix(FEED).partition("/")
         partition, _, _ = rest.partition("/")
         feed = self._feeds.get(worker)
-        if feed is None or partition not in feed.parts or record.key in self._acting:
+        part = feed.parts.get(partition) if feed is not None else None
+        if feed is None or part is None or record.key in self._resetting or self._acting.get(record.key) is part:
             return
         match record.value.get("wish"):
             case "replay" | "drop" as wish:
                 key = str(record.value.get("key"))
                 if feed.decide(partition, Decided(key, wish, lambda: self._remove(record))):
-                    self._acting.add(record.key)
+                    self._acting[record.key] = part
             case "resume":
                 feed.resume_halted(partition)
                 self._remove(record)
             case "reset":
-                self._acting.add(record.key)
+                self._resetting.add(record.key)
                 self._spawn(feed, partition, record)
 
     def _spawn(self, feed: FeedWorker, partition: str, record: Record) -> None:
         async def reset() -> None:
-            await feed.reset(partition, str(record.value.get("cursor")))
-            self._remove(record)
+            if await feed.reset(partition, str(record.value.get("cursor"))):
+                self._remove(record)
+            else:
+                self._resetting.discard(record.key)  # whoever holds the partition next acts on it
 
         self._tasks.spawn(reset())
 
@@ -82,6 +87,7 @@ class Controls:
             except TidemillError:
                 return  # it is found and acted on again: idempotent
             finally:
-                self._acting.discard(record.key)
+                self._acting.pop(record.key, None)
+                self._resetting.discard(record.key)
 
         self._tasks.spawn(remove())

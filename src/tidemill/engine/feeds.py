@@ -236,11 +236,12 @@ class FeedWorker:
         part.journal.add(step)
         return True
 
-    async def reset(self, partition: str, cursor: str) -> None:
-        """Somebody decided: go on from another cursor. The epoch rises, so that nothing of before can be written."""
+    async def reset(self, partition: str, cursor: str) -> bool:
+        """Somebody decided: go on from another cursor. The epoch rises, so that nothing of before can be written.
+        False if the partition was lost before that was stored."""
         part = self.parts.get(partition)
         if part is None:
-            return
+            return False
         part.reading = False
         part.lanes.drop_unstarted()
         self.return_unstarted()
@@ -248,10 +249,13 @@ class FeedWorker:
         while not part.quiet and not part.closed:
             await self._clock.wait(part.changed, 0.25)
             part.changed.clear()
-        if not part.closed:
-            self._forget(part)
-            await part.hold.reset(cursor)
-            await self.acquired(part.hold)
+        if part.closed:
+            return False
+        self._forget(part)
+        if not await part.hold.reset(cursor):
+            return False
+        await self.acquired(part.hold)
+        return True
 
     def resume_halted(self, partition: str) -> None:
         part = self.parts.get(partition)
@@ -359,7 +363,7 @@ class FeedWorker:
         return []
 
     async def _name_then_start(self, part: PartitionWork, work: Work) -> None:
-        part.hold.mark(part.lanes.mark, running_one=work.entries[0].change.order)
+        part.step(work.entries[0].change.order)
         await part.hold.flush()
         part.calls -= 1
         if part.closed or part.hold.lost or self._stopping or not part.reading:
