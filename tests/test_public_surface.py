@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import tidemill
+from tidemill import ports
 from tidemill.ports import Clock
 
 STUB = Path(tidemill.__file__).with_suffix(".pyi")
@@ -98,3 +99,27 @@ def described() -> Iterator[tuple[str, object]]:
 )
 def test_everything_public_has_a_docstring(name: str, thing: object) -> None:
     assert (inspect.getdoc(thing) or "").strip(), f"{name} says nothing about itself"
+
+
+ACCESSORS = {"features", "limits", "store", "feed", "queue", "documents", "dead_letters", "presence"}
+"""Of `Database`: the class says what they are."""
+
+
+def port_methods() -> Iterator[tuple[str, object]]:
+    for port in vars(ports).values():
+        if inspect.isclass(port) and port.__module__ == ports.__name__:
+            yield port.__name__, port
+            for name, method in vars(port).items():
+                if inspect.isfunction(method) and not name.startswith("_"):
+                    yield f"{port.__name__}.{name}", method
+
+
+@pytest.mark.parametrize(
+    ("name", "thing"), list(port_methods()), ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_every_call_of_a_port_states_its_contract(name: str, thing: object) -> None:
+    owner, _, method = name.partition(".")
+    if owner == "Database" and method in ACCESSORS:
+        assert isinstance(ports.Database.__doc__, str)
+    else:
+        assert (inspect.getdoc(thing) or "").strip(), f"{name} has no contract"
