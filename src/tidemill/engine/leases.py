@@ -62,6 +62,7 @@ class Leases:
         self._observe = observer
         self._writer = Writer(store, clock=clock, random=random, check=membership.check, ended=self._ended)
         self._views: dict[str, LeaseView] = {}
+        self._asked: set[str] = set()  # claims that are sent and not known to have failed
         self._known_members: frozenset[str] = frozenset()
         self._settled = float("inf")
         self._look_now = True
@@ -83,12 +84,9 @@ class Leases:
 
     @property
     def held(self) -> Sequence[str]:
-        """The partitions that are ours, as `<worker>/<partition>`."""
-        return [
-            f"{view.worker}/{partition}"
-            for view in self._views.values()
-            for partition in sorted({*view.holds, *view.remembered})
-        ]
+        """The partitions that are ours, or may be soon, as `<worker>/<partition>`."""
+        views = self._views.values()
+        return sorted(self._asked.union(f"{v.worker}/{p}" for v in views for p in (*v.holds, *v.remembered)))
 
     # --- life -----------------------------------------------------------------------------------------------
 
@@ -202,6 +200,7 @@ class Leases:
         asked = self._clock.monotonic()
         await view.read(self._store)
         view.looked = asked
+        self._asked = {name for name in self._asked if not name.startswith(f"{view.worker}/")}
         me = self._membership.member
         owners = set()
         for partition, known in list(view.leases.items()):
@@ -241,7 +240,10 @@ class Leases:
         if not claims or not self._membership.check() or self._membership.member != me or self._draining:
             return
         swaps = [self._writer.swap(key_of(c.view.worker, c.partition), c.version, c.lease) for c in claims]
-        for claim, result in zip(claims, await self._store.swap(swaps), strict=True):
+        self._asked = {f"{claim.view.worker}/{claim.partition}" for claim in claims}
+        results = await self._store.swap(swaps)
+        self._asked.clear()
+        for claim, result in zip(claims, results, strict=True):
             self._claimed(claim, result)
 
     async def _claim_of(self, view: LeaseView, partition: str, me: str) -> _Claim | None:
