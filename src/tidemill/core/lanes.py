@@ -56,6 +56,10 @@ class Lanes:
     def ready(self) -> int:
         return len(self._ready)
 
+    def startable(self, now: float) -> bool:
+        """Whether `take` would give anything."""
+        return bool(self._ready) or bool(self._sleeping and self._sleeping[0][0] <= now)
+
     def add(self, page: Page) -> Sequence[Entry]:
         """Append what was read, in order; the entries, all of them waiting or ready."""
         entries = [Entry(change) for change in page.changes]

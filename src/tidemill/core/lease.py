@@ -19,6 +19,15 @@ from tidemill.model import FORMAT, Value
 State: TypeAlias = Literal["running", "halted", "paused"]
 
 
+SINGLE_AFTER = 3
+"""Crashes of owners in a row, none of which moved the mark, after which changes run one by one, each named in the
+lease before it starts."""
+
+CONDEMN_AFTER = SINGLE_AFTER + 2
+"""Crashes after which the named one is parked: it was alone in it twice running, with nothing done between. A single
+kill from outside also hits somebody in the middle, in each partition."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
     """One partition of one worker.
@@ -107,9 +116,20 @@ def claim(lease: Lease, member: str, nonce: str, *, buried: bool) -> Lease:
     )
 
 
-def checkpoint(lease: Lease, cursor: str, *, running_one: int | None = None) -> Lease:
-    """The mark stands at `cursor`. Progress is proof that what was passed does not kill."""
-    crashes = lease.crashes if cursor == lease.cursor else 0
+def checkpoint(lease: Lease, cursor: str, *, running_one: int | None = None, calm: bool = False) -> Lease:
+    """The mark stands at `cursor`. Progress is proof that what was passed does not kill.
+
+    After `SINGLE_AFTER` crashes in a row somebody further on is the likely cause: progress, or another change that
+    runs alone, only clears what came after these, until the partition is found `calm`.
+    """
+    crashes = lease.crashes
+    if calm:
+        crashes = 0
+    elif crashes >= SINGLE_AFTER:
+        another = running_one is not None and running_one != lease.running_one
+        crashes = SINGLE_AFTER if another or cursor != lease.cursor else crashes
+    elif cursor != lease.cursor:
+        crashes = 0
     return replace(lease, cursor=cursor, crashes=crashes, running_one=running_one)
 
 

@@ -24,6 +24,7 @@ class SystemClock:
 
     async def wait(self, event: asyncio.Event, timeout: float) -> bool:
         if event.is_set():
+            await asyncio.sleep(0)  # a caller that loops over a set event must not starve the loop
             return True
         try:
             async with asyncio.timeout(timeout):

@@ -15,6 +15,7 @@ from typing import Any
 
 from tidemill.app.worker import Cron, Every, OnChange, OnMessage, Worker
 from tidemill.core.member import Identity
+from tidemill.engine.alone import Alone
 from tidemill.engine.controls import Controls
 from tidemill.engine.effects import Effects
 from tidemill.engine.feeds import FeedWorker
@@ -69,6 +70,7 @@ class Engine:
         self.stalled: bool = False
         self._silence = silence
         self._memberships: dict[int, Membership] = {}
+        self._alone = Alone()
         self.queues: list[QueueWorker] = [self._queue(w) for w in workers if isinstance(w.trigger, OnMessage)]
         self.feeds: list[FeedWorker] = [self._feed(w) for w in workers if isinstance(w.trigger, OnChange)]
         timed = [w for w in workers if isinstance(w.trigger, Every | Cron)]
@@ -235,6 +237,7 @@ class Engine:
             membership=membership,
             hands=self.hands,
             effects=Effects(database, self.places.queues_in(database)),
+            alone=self._alone,
             **self._common(),
         )
 
@@ -251,6 +254,7 @@ class Engine:
             membership=self.membership_of(self.places.store),
             hands=self.hands,
             effects=Effects(database, self.places.queues_in(database)) if same else None,
+            alone=self._alone,
             **self._common(),
         )
 

@@ -18,6 +18,7 @@ from tidemill.core.breaker import Breaker
 from tidemill.core.fence import Fence
 from tidemill.core.flow import Flow
 from tidemill.core.lanes import Lanes
+from tidemill.engine.alone import Alone
 from tidemill.engine.effects import Effects
 from tidemill.engine.feed_intake import READ_MOST, Intake
 from tidemill.engine.feed_results import FeedResults
@@ -49,6 +50,7 @@ class FeedWorker:
         membership: Membership,
         hands: Hands,
         effects: Effects | None,
+        alone: Alone,
         clock: Clock,
         random: Random,
         observer: Observer,
@@ -79,6 +81,8 @@ class FeedWorker:
         self._wake = asyncio.Event()
         self._stopping = False
         self._stalled = False
+        self._alone = alone
+        self._alone.listen(self._wake)
         self._tasks = Tasks()
         self.intake: Intake = Intake(self, feed, wake=self._wake, clock=clock, random=random, observer=observer)
         self._results = FeedResults(
@@ -227,6 +231,7 @@ class FeedWorker:
             work = self._works.pop(call)
             self._running -= len(call.items)
             self._results.unstarted(work, now)
+            self._alone.release(work.partition)
 
     def decide(self, partition: str, step: Decided) -> bool:
         """Act on a wish about a parked key, if the partition is ours."""
@@ -284,7 +289,10 @@ class FeedWorker:
             if work is None:
                 continue
             ended += len(result.ends)
+            alone = work.partition.single
             self._results.take(work, result, now)
+            if alone:
+                self._tasks.spawn(self._stepped(work.partition))
         self._running -= ended
         self._flow.ended(ended, now)
         self._results.flush()
@@ -348,14 +356,12 @@ class FeedWorker:
 
     def _single(self, part: PartitionWork, now: float) -> list[Call]:
         """One change at a time, each named in the lease before it starts: who ends the process is found."""
-        if part.calls or part.trying:
+        if part.calls or part.trying or not part.lanes.startable(now) or not self._alone.take(part):
             return []
-        taken = part.lanes.take(1, now)
-        if not taken:
-            return []
-        [entry] = taken
+        [entry] = part.lanes.take(1, now)
         if part.condemned == entry.change.order:
             part.condemned = None
+            self._alone.release(part)
             self._results.killer(part, entry, now)
             return []
         part.calls += 1  # it counts as running while its name is being written
@@ -369,6 +375,7 @@ class FeedWorker:
         if part.closed or part.hold.lost or self._stopping or not part.reading:
             part.lanes.put_back(work.entries[0], 0.0, 0.0)
             part.changed.set()
+            self._alone.release(part)
             return
         call = self._call(work)
         self._running += 1
@@ -437,6 +444,11 @@ class FeedWorker:
             part.reading = True
             self._wake.set()
 
+    async def _stepped(self, part: PartitionWork) -> None:
+        """What came of the one that ran alone is stored before another suspect may start."""
+        await part.hold.flush()
+        self._alone.release(part)
+
     def _store_soon(self, hold: Hold) -> None:
         async def store() -> None:
             await hold.flush()
@@ -446,5 +458,6 @@ class FeedWorker:
     def _forget(self, part: PartitionWork) -> None:
         part.closed = True
         part.journal.close()
+        self._alone.release(part)
         if self.parts.get(part.name) is part:
             del self.parts[part.name]

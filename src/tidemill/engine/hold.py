@@ -55,12 +55,14 @@ class Hold:
         """The newest state is not stored yet."""
         return self._wanted != self.lease and not self.lost
 
-    def mark(self, cursor: str, *, state: State | None = None, running_one: int | None = None) -> None:
+    def mark(
+        self, cursor: str, *, state: State | None = None, running_one: int | None = None, calm: bool = False
+    ) -> None:
         """The newest state: everything before the cursor is done, and this change is being run alone.
 
         Stored with the next checkpoint; use `flush` to know.
         """
-        marked = leases.checkpoint(self._wanted, cursor, running_one=running_one)
+        marked = leases.checkpoint(self._wanted, cursor, running_one=running_one, calm=calm)
         self._wanted = marked if state is None else replace(marked, state=state)
 
     async def flush(self) -> bool:

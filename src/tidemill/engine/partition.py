@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from tidemill.core.lanes import Entry, Lanes
+from tidemill.core.lease import CONDEMN_AFTER, SINGLE_AFTER
 from tidemill.engine.leases import Hold
 from tidemill.engine.parking import Append, Journal
 from tidemill.engine.work import Token
@@ -14,13 +15,8 @@ from tidemill.model import Logged, Page
 
 MOST_AHEAD = 2_000
 MOST_BYTES = 16_000_000
-SINGLE_AFTER = 3
-"""Crashes of owners in a row, none of which moved the mark, after which changes run one by one, each named in the
-lease before it starts."""
-
-CONDEMN_AFTER = 6
-"""Crashes in a row after which the one that is named is parked. A single kill from outside also hits somebody in the
-middle, in each partition; who is in the middle again and again, with nothing done between, is the cause."""
+SINGLE_STEPS = 1_000
+"""Changes that run one by one after crashes, unless there are fewer: more than a replica has in work at once."""
 
 
 class Work:
@@ -48,6 +44,7 @@ class PartitionWork:
         self.closed = False
         self.halted = ""
         self.single: bool = hold.lease.crashes >= SINGLE_AFTER
+        self._steps = 0
         self.condemned: int | None = hold.lease.running_one if hold.lease.crashes >= CONDEMN_AFTER else None
         self.token: Token = Token(hold.key, *hold.token)
         self.trying: set[str] = set()
@@ -86,17 +83,24 @@ class PartitionWork:
         self.lanes.note(Page((), page.cursor), [])
 
     def mark(self) -> None:
-        """Tell the lease how far we are, if that has changed; a moved mark ends the time of single steps."""
+        """Tell the lease how far we are, if that has changed."""
         if self.lanes.mark == self._marked or self.closed:
             return
         self._marked = self.lanes.mark
-        self.single, self.condemned = False, None
         shaken = self.hold.wanted.crashes > 0
-        self.hold.mark(self._marked)
-        if shaken:  # whoever comes after another crash must know that there was progress
+        calm = self.single and (self._steps >= SINGLE_STEPS or not len(self.lanes))
+        if calm:
+            self.single, self.condemned = False, None
+        self.hold.mark(self._marked, calm=calm)
+        if shaken and not self.single:  # whoever comes after another crash must know that there was progress
             self._urge()
         if self.rows:
             self._marks.append((self._marked, self.lanes.passed))
+
+    def step(self, order: int) -> None:
+        """This change runs alone from now on; nobody else of the partition."""
+        self._steps += 1
+        self.hold.mark(self.lanes.mark, running_one=order)
 
     def stored_below(self) -> list[str]:
         """Finished changes that lie below the mark as it is stored: their rows are needed no more."""

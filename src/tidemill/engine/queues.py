@@ -22,6 +22,7 @@ from tidemill.core.fence import Fence
 from tidemill.core.flow import Flow
 from tidemill.core.judge import judge_failure, judge_misfit, judge_snooze, killed
 from tidemill.core.probes import Reason, reason_of
+from tidemill.engine.alone import Alone
 from tidemill.engine.claims import Claims
 from tidemill.engine.effects import Effects
 from tidemill.engine.membership import Membership
@@ -64,6 +65,7 @@ class QueueWorker:
         membership: Membership,
         hands: Hands,
         effects: Effects,
+        alone: Alone,
         clock: Clock,
         random: Random,
         observer: Observer,
@@ -97,6 +99,8 @@ class QueueWorker:
         self._calls: set[Call] = set()
         self._changed = asyncio.Event()
         self._stopping = False
+        self._suspects = alone
+        self._suspects.listen(self._changed)
         self._alone = False
         self._stalled = False
 
@@ -169,7 +173,7 @@ class QueueWorker:
             return 0
         allowed = self.breaker.allow(now)
         if self._alone:
-            allowed = min(1, 1 if allowed is None else allowed)
+            allowed = min(1, 1 if allowed is None else allowed) if self._suspects.free_for(self) else 0
         if allowed is not None:
             return max(allowed - self.held, 0)
         room = self._flow.room(self.held, now)
@@ -201,9 +205,10 @@ class QueueWorker:
             self._submit(deliveries)
             return
         self._alone = True
-        first = suspects[0] if not self.held else None
+        first = suspects[0] if not self.held and self._suspects.take(self) else None
         dead = killed(first.deliveries) if first else None
         if first and dead:
+            self._suspects.release(self)
             self._settle([Outcome(first, dead, error=dead.reason)])
         elif first:
             self._submit([first])
@@ -246,6 +251,8 @@ class QueueWorker:
                 self._outcomes.append(self._outcome(item, end, now))
             self._handled.note(result)
         self.held -= count
+        if not self.held:
+            self._suspects.release(self)
         self._handled.tell()
         self._flow.ended(count, now)
         self._flush_soon()
@@ -254,6 +261,8 @@ class QueueWorker:
     def _returned(self, call: Call) -> None:
         self._calls.discard(call)
         self.held -= len(call.items)
+        if not self.held:
+            self._suspects.release(self)
         for item in call.items:
             assert isinstance(item, Delivery)
             self._outcomes.append(Outcome(item, Later(reason=item.reason, attempt=False), started=False))

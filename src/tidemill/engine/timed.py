@@ -112,7 +112,7 @@ class Timed:
         self.pending: Pending | None = None
         self.run: Run | None = None
         self.buried_owner = ""
-        self.shared = members is not None
+        self.shared: bool = members is not None
         self._replica = replica
         self._members = members
         self._fence = Fence(float("inf")) if members is None else members.fence
