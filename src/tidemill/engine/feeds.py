@@ -172,7 +172,7 @@ class FeedWorker:
                 self.dispatch()
                 continue
             for name, page in (await self.intake.read(cursors)).items():
-                self._arrived(name, page)
+                self._arrived(name, cursors[name], page)
             self.dispatch()
 
     def readable(self) -> dict[str, str]:
@@ -401,10 +401,10 @@ class FeedWorker:
         self._running += 1
         self._hands.submit([call])
 
-    def _arrived(self, name: str, page: Page | Moved | Expired) -> None:
+    def _arrived(self, name: str, asked: str, page: Page | Moved | Expired) -> None:
         part = self.parts.get(name)
-        if part is None or not part.reading:
-            return
+        if part is None or not part.reading or part.lanes.read_to != asked:
+            return  # it was given up meanwhile, or came back: then it reads again from its mark
         match page:
             case Page():
                 part.arrived(page)
