@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 from tests.simulation.history import History
 from tidemill.adapters.memory import Memory
-from tidemill.model import Gone, Record, Swap, Swapped, Value
+from tidemill.adapters.memory.queue import claimed
+from tidemill.model import Delivery, Gone, Record, Swap, Swapped, Value
 from tidemill.testing.clock import FakeClock
 
 KEPT = 6.0
@@ -18,6 +19,7 @@ class Truth:
 
     def __init__(self, memory: Memory, clock: FakeClock, history: History, partition_of: Callable[[str], str]) -> None:
         self._inner = memory.store()
+        self._memory = memory
         self._clock = clock
         self._history = history
         self._partition_of = partition_of
@@ -57,6 +59,10 @@ class Truth:
         """Whether it has a record that is no tombstone."""
         record = self.records.get(f"member/{member}")
         return record is not None and record.value.get("state") == "live"
+
+    def claimed(self, delivery: Delivery) -> bool:
+        """Whether this claim is the one in the queue; a settle that is repeated may come after it."""
+        return claimed(self._memory._state.queue(delivery.queue), delivery)
 
     def known(self, record: Record, now: float) -> None:
         """A host knows that this lease is its own."""

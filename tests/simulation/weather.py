@@ -318,7 +318,8 @@ class FaultyQueue:
         await self.host.awake()
         self.host.sends("settle")
         for outcome in outcomes:
-            given_back = isinstance(outcome.verdict, Later) and not outcome.verdict.attempt
+            ours = self._truth.claimed(outcome.delivery)
+            given_back = ours and isinstance(outcome.verdict, Later) and not outcome.verdict.attempt
             if given_back and self.host.history.runs(self.host.name, outcome.delivery.id):
                 self.host.history.blame("J8", f"{self.host.name}: {outcome.delivery.id} is given back and runs")
         if self.host.left:
