@@ -17,6 +17,7 @@ from tidemill.engine.drain import Ended, drain
 from tidemill.engine.engine import Engine, Fault, Machine
 from tidemill.engine.handlers import Handlers
 from tidemill.engine.health_server import HealthServer
+from tidemill.engine.housekeeping import Housekeeper
 from tidemill.engine.outlet import Outlet
 from tidemill.engine.places import Places
 from tidemill.engine.publish import Publisher
@@ -60,6 +61,9 @@ class Replica:
             self._health.start()
         try:
             await self.places.open()
+            for database in self.places.databases:
+                for warning in getattr(database, "warnings", ()):
+                    _log.warning("%s", warning)
             return await self._work(told, hurry, Outlet(self.places, loop))
         finally:
             await self.places.close()
@@ -188,6 +192,11 @@ class Replica:
         )
         self._rules = rules
         engine.on_begin("rules", rules.run)
+        if "store" in self.places.store.features:
+            keeper = Housekeeper(
+                self.declared, self.places, clock=self.clock, random=SystemRandom(), observer=self._observe
+            )
+            engine.on_begin("housekeeping", keeper.run)
         publish: Callable[[Snapshot], None] = self._health.publish if self._health else lambda snapshot: None
         return Publisher(engine, publish=publish, stuck=handlers.stuck, rules=rules.checks)
 

@@ -130,7 +130,7 @@ class Settings(_Part):
 
     def fit(self, declared: Declared) -> None:
         """Raises `ConfigurationError` with everything that these settings do not say, or say of nothing."""
-        problems = [*_unknown(self, declared), *_homeless(self, declared)]
+        problems = [*_unknown(self, declared), *_homeless(self, declared), *_not_yet(self)]
         if problems:
             raise ConfigurationError(*problems)
 
@@ -208,6 +208,14 @@ def _unknown(settings: Settings, declared: Declared) -> Iterator[str]:
             if (_plain(name) if what in ("queue", "collection") else name) not in plain:
                 there = f" (there are: {', '.join(names)})" if names else ""
                 yield f"{what} {name!r} is not declared in app {declared.name!r}{hint(name, names) or there}"
+
+
+def _not_yet(settings: Settings) -> Iterator[str]:
+    """What is a name already and does nothing yet is refused: ignoring it would be a lie."""
+    if settings.namespace:
+        yield f"namespace={settings.namespace!r}: not in this release; use a database of its own for each stage"
+    if settings.leases != "tidemill":
+        yield f"leases={settings.leases!r}: not in this release; it comes with Cosmos DB"
 
 
 def _homeless(settings: Settings, declared: Declared) -> Iterator[str]:

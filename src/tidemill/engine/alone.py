@@ -1,8 +1,8 @@
 """Suspects run alone: of all that may have ended a process before, one at a time in the whole replica.
 
 A message that came back without a verdict, a change of a partition whose owners crash: each may be what ends the
-process, or a bystander. If two suspects ran beside each other and the process ended, both would be blamed. So whoever wants to
-run one takes this first, and gives it back when what came of it is written.
+process, or a bystander. If two suspects ran beside each other and the process ended, both would be blamed. So whoever
+wants to run one takes this first, and gives it back when what came of it is written.
 """
 
 from __future__ import annotations

@@ -81,6 +81,7 @@ class FeedWorker:
         self._wake = asyncio.Event()
         self._stopping = False
         self._stalled = False
+        self._open = False
         self._alone = alone
         self._alone.listen(self._wake)
         self._tasks = Tasks()
@@ -296,6 +297,7 @@ class FeedWorker:
         self._running -= ended
         self._flow.ended(ended, now)
         self._results.flush()
+        self._watch_breaker(now)
         self.dispatch()
         self._wake.set()
 
@@ -443,6 +445,13 @@ class FeedWorker:
             part.lanes = Lanes(part.lanes.mark)
             part.reading = True
             self._wake.set()
+
+    def _watch_breaker(self, now: float) -> None:
+        """Say once that it opened: a worker that stands still should not do so in silence."""
+        if self.breaker.is_open(now) != self._open:
+            self._open = not self._open
+            if self._open:
+                self._observe(Fact("breaker", self.worker, detail={"error": self.breaker.error}))
 
     async def _stepped(self, part: PartitionWork) -> None:
         """What came of the one that ran alone is stored before another suspect may start."""

@@ -103,6 +103,7 @@ class QueueWorker:
         self._suspects.listen(self._changed)
         self._alone = False
         self._stalled = False
+        self._open = False
 
     # --- intake ---------------------------------------------------------------------------------------------
 
@@ -255,8 +256,16 @@ class QueueWorker:
             self._suspects.release(self)
         self._handled.tell()
         self._flow.ended(count, now)
+        self._watch_breaker(now)
         self._flush_soon()
         self._changed.set()
+
+    def _watch_breaker(self, now: float) -> None:
+        """Say once that it opened: a worker that stands still should not do so in silence."""
+        if self.breaker.is_open(now) != self._open:
+            self._open = not self._open
+            if self._open:
+                self._observe(Fact("breaker", self.worker.name, detail={"error": self.breaker.error}))
 
     def _returned(self, call: Call) -> None:
         self._calls.discard(call)

@@ -19,6 +19,9 @@ _LEVELS: Mapping[str, int] = {
     "stalled": logging.ERROR,
     "recovered": logging.WARNING,
     "fenced": logging.WARNING,
+    "housekeeping_failed": logging.WARNING,
+    "profile_mismatch": logging.ERROR,
+    "breaker": logging.WARNING,
     "buried": logging.WARNING,
 }
 
@@ -31,6 +34,9 @@ _SENTENCES: Mapping[str, str] = {
     "poll_failed": "the backend fails",
     "stalled": "the handlers' loop is silent; unstarted work goes back",
     "recovered": "the handlers' loop ticks again",
+    "housekeeping_failed": "housekeeping did not get through; it tries again in a minute",
+    "profile_mismatch": "replicas of one group run different clockworks; set the same profile for all",
+    "breaker": "handlers fail in a row: the worker pauses and tries one now and then",
     "fenced": "no renewal in time: nothing is started or written until one succeeds",
     "buried": "this replica was taken for dead and comes back under a new name",
 }
