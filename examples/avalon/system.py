@@ -75,23 +75,32 @@ class System:
         command = [sys.executable, "-m", "tidemill", "dev", "examples.avalon.app:app", "--database", self.database]
         env = os.environ | {"TIDEMILL_API_PORT": str(self.api), "TIDEMILL_HEALTH_PORT": str(self.probes)}
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.process = subprocess.Popen(  # a session of its own: Ctrl-C is for us, and we tell it to stop
+                command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def check(self) -> None:
+        """Raises with the end of its log if it is not running."""
+        if not self.running:
+            raise RuntimeError(f"Avalon is not running; the end of its log:\n{self._tail()}")
 
     async def ready(self, limit: float = 30.0) -> float:
-        """Wait until it is ready; the seconds that took. Raises with the end of its log if it ended instead."""
+        """Wait until it is ready; the seconds that took. Raises with the end of its log if that does not happen."""
         began = time.monotonic()
         async with httpx.AsyncClient() as client:
             while time.monotonic() - began < limit:
-                if self.process is not None and self.process.poll() is not None:
-                    break
+                self.check()
                 try:
                     if (await client.get(f"http://127.0.0.1:{self.probes}/readyz")).status_code == 200:
                         return time.monotonic() - began
                 except httpx.TransportError:
                     pass  # not listening yet
                 await asyncio.sleep(0.02)
-        tail = self.log.read_text(errors="replace")[-2000:]
-        raise RuntimeError(f"Avalon did not get ready; the end of its log:\n{tail}")
+        raise RuntimeError(f"Avalon is not ready after {limit:g} s; the end of its log:\n{self._tail()}")
 
     def kill(self) -> None:
         """kill -9."""
@@ -103,9 +112,16 @@ class System:
         """SIGTERM; its exit code."""
         if self.process is None:
             return 0
-        if self.process.poll() is None:
+        if self.running:
             self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(limit)
+        try:
+            return self.process.wait(limit)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise RuntimeError(f"Avalon did not stop within {limit:g} s; the end of its log:\n{self._tail()}") from None
+
+    def _tail(self) -> str:
+        return self.log.read_text(errors="replace")[-2000:]
 
     async def send(self, orders: Sequence[Row], *, sent: Callable[[], object] = lambda: None) -> None:
         """Post every order until it is acknowledged. A server that is away is waited for."""
@@ -133,9 +149,10 @@ class System:
         """One connection that is kept alive; its thread takes one order after the other."""
         connection = HTTPConnection("127.0.0.1", self.api, timeout=30.0)
         for row in waiting:  # next() on an iterator of a list is atomic: each order is taken by one thread
-            while not _post(connection, row):
-                if stopped.wait(0.05):
-                    return
+            while not (stopped.is_set() or _post(connection, row)):
+                stopped.wait(0.05)
+            if stopped.is_set():
+                break
             sent()
         connection.close()
 
