@@ -30,9 +30,12 @@ class Claims:
     async def receive(self, limit: int, wait: float) -> Sequence[Delivery]:
         """As `Queue.receive`, for our member. One at a time."""
         self._count += 1
-        self._asked = owner = f"{self._member()}.{self._count}.{self._worker}"
+        member = self._member()
+        self._asked = owner = f"{member}.{self._count}.{self._worker}"
         try:
             deliveries = await self._queue.receive(owner, limit, wait)
+            if self._member() != member:
+                return []  # it was buried while the reply was on its way: they are others' now
             self._owners.update((delivery.claim, owner) for delivery in deliveries)
             self._known[owner] += len(deliveries)
         finally:
