@@ -82,6 +82,7 @@ class QueueWorker:
         self._membership = membership
         self._claims = Claims(queue, worker.name, lambda: membership.member)
         membership.frees(self._claims.free)
+        membership.listen(self)
         self._hands = hands
         self._effects = effects
         self._clock = clock
@@ -146,6 +147,16 @@ class QueueWorker:
         for call in self._hands.take_back(self.worker.name, waited=waited):
             self._returned(call)
         self._flush_soon()
+
+    def fenced(self) -> None:
+        """What runs goes on, and what does not is compared with the fence before it starts."""
+
+    def resumed(self) -> None:
+        """Nothing was taken from us."""
+
+    def buried(self) -> None:
+        """What no handler has begun is others' by now, and must not start under our new id."""
+        self.give_back()
 
     def cancel(self, why: str) -> None:
         """End what runs; it goes back with its attempt unchanged."""
