@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,16 @@ STUB = Path(tidemill.__file__).with_suffix(".pyi")
 HEAVY = ("asyncio", "pydantic", "pydantic_settings", "logging", "sqlite3", "typer", "fastapi", "httpx")
 OTHER_DOORS = ("tidemill.errors", "tidemill.testing.harness", "tidemill.testing.clock")
 """Modules that users import from by name."""
+
+
+def _plain() -> dict[str, str]:
+    """The environment without what coverage sets to be loaded into children."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("COV_", "COVERAGE"))}
+
+
+def _python(code: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-I", "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, env=_plain())
 
 
 def stubbed() -> dict[str, str]:
@@ -46,7 +57,9 @@ def test_every_name_is_what_the_stub_says(name: str) -> None:
 def test_run_is_the_function_however_often_it_is_asked_for() -> None:
     """It lives in a module of its own name, which the import system would put into its place."""
     code = "import tidemill; print(tidemill.run is tidemill.run, tidemill.run.__module__, callable(tidemill.run))"
-    ran = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    ran = subprocess.run(
+        [sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True, timeout=60, env=_plain()
+    )
     assert ran.stdout.split() == ["True", "tidemill.run", "True"]
 
 
@@ -64,13 +77,17 @@ def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
 def test_importing_tidemill_loads_nothing_else() -> None:
     """SIGTERM is caught before anything heavy is read; and an import in a program that hardly uses it is free."""
     code = f"import tidemill, sys, json; print(json.dumps([m for m in {HEAVY} if m in sys.modules]))"
-    ran = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    ran = subprocess.run(
+        [sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True, timeout=60, env=_plain()
+    )
     assert json.loads(ran.stdout) == []
 
 
 def test_importing_tidemill_loads_one_module_of_ours() -> None:
     code = "import tidemill, sys; print(*sorted(m for m in sys.modules if m.startswith('tidemill')))"
-    ran = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    ran = subprocess.run(
+        [sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True, timeout=60, env=_plain()
+    )
     assert ran.stdout.split() == ["tidemill"]
 
 

@@ -64,7 +64,8 @@ class Seen:
 class Harness:
     """One replica of an app, in memory. `database` may be shared by several, which then divide the work.
 
-    `overrides` replace dependencies, as in FastAPI. `workers` names those that run (all unless said).
+    `overrides` replace dependencies, as in FastAPI. `workers` names those that run (all unless said);
+    `queues` sets queues apart into databases of their own.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Harness:
         clock: FakeClock | None = None,
         overrides: Mapping[Callable[..., Any], Callable[..., Any]] | None = None,
         workers: Sequence[str] | None = None,
+        queues: Mapping[str, Database] | None = None,
         seed: int = 0,
         replica: str = "test",
     ) -> None:
@@ -83,7 +85,7 @@ class Harness:
         self.facts: list[Fact] = []
         declared = app.declared()
         chosen = [w for w in declared.workers if workers is None or w.name in workers]
-        self.places: Places = places(declared, database or Memory(self.clock))
+        self.places: Places = places(declared, database or Memory(self.clock), queues=queues)
         self._declared = declared
         self._workers = chosen
         self._overrides = overrides
