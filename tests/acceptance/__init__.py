@@ -1,0 +1,1 @@
+"""Real processes on one file, told to stop, killed, stopped and blocked: what Tidemill must show."""

@@ -1,0 +1,1 @@
+"""The apps that the acceptance tests run as processes."""
