@@ -1,8 +1,8 @@
 """A feed worker: read the partitions we hold, keep order per key, move the mark.
 
-State: a `PartitionWork` for each partition held; `_works` says what each running call is about. Trust: a lease is ours
-while the fence of its store holds; it is compared before each user call (by the handlers' side) and before each
-write of checkpoint or park. Failure cases: a lost partition is forgotten at once, its handlers are cancelled and what
+State: a `PartitionWork` for each partition held; `Dispatch` knows what runs of it. Trust: a lease is ours while
+the fence of its store holds; it is compared before each user call (by the handlers' side) and before each write of
+checkpoint or park. Failure cases: a lost partition is forgotten at once, its handlers are cancelled and what
 they still return is ignored; a crash re-reads from the mark; a key that fails goes by the park and never holds
 the mark.
 """
@@ -16,25 +16,23 @@ from random import Random
 from tidemill.app.worker import OnChange, Worker
 from tidemill.core.breaker import Breaker
 from tidemill.core.fence import Fence
-from tidemill.core.flow import Flow
 from tidemill.core.lanes import Lanes
 from tidemill.engine.alone import Alone
 from tidemill.engine.effects import Effects
+from tidemill.engine.feed_dispatch import Dispatch
 from tidemill.engine.feed_intake import READ_MOST, Intake
 from tidemill.engine.feed_results import FeedResults
 from tidemill.engine.finished import finished_of, forget_finished
 from tidemill.engine.leases import Hold
 from tidemill.engine.membership import Membership
 from tidemill.engine.parking import Decided, Journal
-from tidemill.engine.partition import PartitionWork, Work
+from tidemill.engine.partition import PartitionWork
 from tidemill.engine.patience import Patience
 from tidemill.engine.tasks import Tasks
-from tidemill.engine.work import Call, Hands, Result
+from tidemill.engine.work import Call, Hands
 from tidemill.errors import TidemillError
 from tidemill.model import Expired, Fact, Lag, Moved, Observer, Page
 from tidemill.ports import Clock, DeadLetters, Feed, Store
-
-PARKED_AT_ONCE = 4
 
 
 class FeedWorker:
@@ -68,25 +66,17 @@ class FeedWorker:
         self._store = store
         self._letters = letters
         self._membership = membership
-        self._hands = hands
         self._clock = clock
         self._random = random
         self._observe = observer
         self._patience = Patience(clock, random, membership.fence)
-        self._batch = worker.policy.batch
-        self._flow = Flow(worker.policy.concurrency * (self._batch or 1), worker.policy.rate, clock.monotonic())
-        self._works: dict[Call, Work] = {}
-        self._running = 0
-        self._turn = 0
         self._wake = asyncio.Event()
         self._stopping = False
         self._stalled = False
-        self._open = False
         self._alone = alone
-        self._alone.listen(self._wake)
+        alone.listen(self._wake)
         self._tasks = Tasks()
-        self.intake: Intake = Intake(self, feed, wake=self._wake, clock=clock, random=random, observer=observer)
-        self._results = FeedResults(
+        results = FeedResults(
             worker,
             letters,
             effects=effects,
@@ -99,6 +89,21 @@ class FeedWorker:
             lose=self.lost,
             ended=self._wake.set,
         )
+        self._dispatch = Dispatch(
+            worker,
+            self.parts,
+            results,
+            fence=membership.fence,
+            still=lambda: self._stopping or self._stalled or self.paused,
+            ended=self._wake.set,
+            hands=hands,
+            breaker=self.breaker,
+            alone=alone,
+            clock=clock,
+            observer=observer,
+            tasks=self._tasks,
+        )
+        self.intake: Intake = Intake(self, feed, wake=self._wake, clock=clock, random=random, observer=observer)
 
     # --- what Leases asks -----------------------------------------------------------------------------------
 
@@ -138,7 +143,7 @@ class FeedWorker:
             return True
         part.reading = False
         part.lanes.drop_unstarted()
-        self.return_unstarted()
+        self._dispatch.return_unstarted()
         while not part.quiet and not part.closed and self._clock.monotonic() < deadline:
             await self._clock.wait(part.changed, min(0.25, max(deadline - self._clock.monotonic(), 0.001)))
             part.changed.clear()
@@ -158,7 +163,7 @@ class FeedWorker:
             return
         self._forget(part)
         self._observe(Fact("partition_lost", self.worker, detail={"partition": partition, "why": why}))
-        self._hands.cancel([call for call, work in self._works.items() if work.partition is part], why)
+        self._dispatch.cancel(why, part)
 
     # --- running --------------------------------------------------------------------------------------------
 
@@ -170,17 +175,21 @@ class FeedWorker:
             if not cursors:
                 await self._clock.wait(self._wake, 0.25)
                 self._wake.clear()
-                self.dispatch()
+                self._dispatch.more()
                 continue
             for name, page in (await self.intake.read(cursors)).items():
                 self._arrived(name, cursors[name], page)
-            self.dispatch()
+            self._dispatch.more()
 
     def readable(self) -> dict[str, str]:
         """The partitions that have room, with where to read on."""
         if self._stopping or self.paused or not self._membership.fence.holds(self._clock.monotonic()):
             return {}
         return {name: part.lanes.read_to for name, part in self.parts.items() if part.room() > READ_MOST // 4}
+
+    def dispatch(self) -> None:
+        """Hand over what may start."""
+        self._dispatch.more()
 
     def room_of(self, partitions: Iterable[str]) -> int:
         """How many changes may be read of each of these."""
@@ -192,25 +201,25 @@ class FeedWorker:
         for part in self.parts.values():
             part.reading = False
             part.lanes.drop_unstarted()
-        self.return_unstarted()
+        self._dispatch.return_unstarted()
         self._wake.set()
 
     def pause(self, paused: bool) -> None:
         self.paused = paused
         if paused:
-            self.return_unstarted()
+            self._dispatch.return_unstarted()
         self._wake.set()
 
     def stall(self, stalled: bool) -> None:
         """The handlers' loop is silent: nothing new is started; `Leases` lets go what nothing runs of."""
         self._stalled = stalled
         if stalled:
-            self.return_unstarted()
+            self._dispatch.return_unstarted()
         self._wake.set()
 
     def cancel(self, why: str) -> None:
         """End what runs; it comes again from the mark."""
-        self._hands.cancel(list(self._works), why)
+        self._dispatch.cancel(why)
 
     @property
     def fence(self) -> Fence:
@@ -218,21 +227,12 @@ class FeedWorker:
 
     @property
     def running(self) -> Sequence[Call]:
-        return list(self._works)
+        return self._dispatch.running
 
     @property
     def idle(self) -> bool:
         """Nothing is read ahead, worked on or written."""
-        return not self._works and all(not len(p.lanes) and p.quiet for p in self.parts.values())
-
-    def return_unstarted(self, *, waited: float = 0.0) -> None:
-        """Take back what no handler has begun; it stays first in its lane."""
-        now = self._clock.monotonic()
-        for call in self._hands.take_back(self.worker, waited=waited):
-            work = self._works.pop(call)
-            self._running -= len(call.items)
-            self._results.unstarted(work, now)
-            self._alone.release(work.partition)
+        return not self._dispatch.running and all(not len(p.lanes) and p.quiet for p in self.parts.values())
 
     def decide(self, partition: str, step: Decided) -> bool:
         """Act on a wish about a parked key, if the partition is ours."""
@@ -250,8 +250,8 @@ class FeedWorker:
             return False
         part.reading = False
         part.lanes.drop_unstarted()
-        self.return_unstarted()
-        self._hands.cancel([call for call, work in self._works.items() if work.partition is part], "reset")
+        self._dispatch.return_unstarted()
+        self._dispatch.cancel("reset", part)
         while not part.quiet and not part.closed:
             await self._clock.wait(part.changed, 0.25)
             part.changed.clear()
@@ -281,127 +281,7 @@ class FeedWorker:
         oldest = max((lag.seconds for lag in self.lags.values()), default=0.0)
         self._observe(Fact("lag", self.worker, items, oldest))
 
-    def results(self, results: Sequence[Result]) -> None:
-        """Ends of calls: lanes, marks, parks; then more work."""
-        now = self._clock.monotonic()
-        ended = 0
-        for result in results:
-            work = self._works.pop(result.call, None)
-            if work is None:
-                continue
-            ended += len(result.ends)
-            alone = work.partition.single
-            self._results.take(work, result, now)
-            if alone:
-                self._tasks.spawn(self._stepped(work.partition))
-        self._running -= ended
-        self._flow.ended(ended, now)
-        self._results.flush()
-        self._watch_breaker(now)
-        self.dispatch()
-        self._wake.set()
-
-    def dispatch(self) -> None:
-        """Hand over what may start, fairly over the partitions, as much as can start soon."""
-        now = self._clock.monotonic()
-        room = self._room(now)
-        calls: list[Call] = []
-        parts = list(self.parts.values())
-        for offset in range(len(parts)):
-            if room <= 0:
-                break
-            part = parts[(self._turn + offset) % len(parts)]
-            if part.closed or part.halted or not part.reading:
-                continue
-            made = self._calls_of(part, room, now)
-            room -= sum(len(call.items) for call in made)
-            calls += made
-        self._turn += 1
-        if calls:
-            self._running += sum(len(call.items) for call in calls)
-            self._flow.took(sum(len(call.items) for call in calls))
-            self._hands.submit(calls)
-
     # --- inside ---------------------------------------------------------------------------------------------
-
-    def _room(self, now: float) -> int:
-        if self._stopping or self._stalled or self.paused or not self._membership.fence.holds(now):
-            return 0
-        allowed = self.breaker.allow(now)
-        if allowed is not None:
-            return max(allowed - self._running, 0)
-        return self._flow.room(self._running, now)
-
-    def _calls_of(self, part: PartitionWork, room: int, now: float) -> list[Call]:
-        self._try_parked(part)
-        if part.single:
-            return self._single(part, now)
-        if self._batch:
-            entries = part.lanes.take_batch(min(room, self._batch), now)
-            return [self._call(Work(part, entries))] if entries else []
-        return [self._call(Work(part, (entry,))) for entry in part.lanes.take(room, now)]
-
-    def _call(self, work: Work) -> Call:
-        entries = work.entries
-        call = Call(
-            self.declared,
-            tuple([entry.change for entry in entries]),
-            self._membership.fence,
-            self,
-            entries[0].failures + 1,
-            1,
-            work.partition.token,
-        )
-        self._works[call] = work
-        work.partition.calls += 1
-        return call
-
-    def _single(self, part: PartitionWork, now: float) -> list[Call]:
-        """One change at a time, each named in the lease before it starts: who ends the process is found."""
-        if part.calls or part.trying or not part.lanes.startable(now) or not self._alone.take(part):
-            return []
-        [entry] = part.lanes.take(1, now)
-        if part.condemned == entry.change.order:
-            part.condemned = None
-            self._alone.release(part)
-            self._results.killer(part, entry, now)
-            return []
-        part.calls += 1  # it counts as running while its name is being written
-        self._tasks.spawn(self._name_then_start(part, Work(part, (entry,))))
-        return []
-
-    async def _name_then_start(self, part: PartitionWork, work: Work) -> None:
-        part.step(work.entries[0].change.order)
-        await part.hold.flush()
-        part.calls -= 1
-        if part.closed or part.hold.lost or self._stopping or not part.reading:
-            part.lanes.put_back(work.entries[0], 0.0, 0.0)
-            part.changed.set()
-            self._alone.release(part)
-            return
-        call = self._call(work)
-        self._running += 1
-        self._hands.submit([call])
-
-    def _try_parked(self, part: PartitionWork) -> None:
-        """Begin with the heads of keys that are due; a few at a time, so that live changes go on."""
-        if not part.journal.index.keys or part.single:
-            return
-        for key in part.journal.index.due(self._clock.now()):
-            if len(part.trying) >= PARKED_AT_ONCE:
-                return
-            if key not in part.trying:
-                part.trying.add(key)
-                self._tasks.spawn(self._try_head(part, key))
-
-    async def _try_head(self, part: PartitionWork, key: str) -> None:
-        change = await part.journal.head(key)
-        if change is None or part.closed or not part.reading or self._stopping:
-            part.trying.discard(key)
-            return
-        call = self._call(self._results.head(part, key, change))
-        self._running += 1
-        self._hands.submit([call])
 
     def _arrived(self, name: str, asked: str, page: Page | Moved | Expired) -> None:
         part = self.parts.get(name)
@@ -445,18 +325,6 @@ class FeedWorker:
             part.lanes = Lanes(part.lanes.mark)
             part.reading = True
             self._wake.set()
-
-    def _watch_breaker(self, now: float) -> None:
-        """Say once that it opened: a worker that stands still should not do so in silence."""
-        if self.breaker.is_open(now) != self._open:
-            self._open = not self._open
-            if self._open:
-                self._observe(Fact("breaker", self.worker, detail={"error": self.breaker.error}))
-
-    async def _stepped(self, part: PartitionWork) -> None:
-        """What came of the one that ran alone is stored before another suspect may start."""
-        await part.hold.flush()
-        self._alone.release(part)
 
     def _store_soon(self, hold: Hold) -> None:
         async def store() -> None:

@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
+from tidemill.core.breaker import Breaker
 from tidemill.engine.work import Cancelled, End, Ended, Failed, Misfit, Result, Unstarted
 from tidemill.model import Dead, Done, Fact, Later, Observer
+
+
+class BreakerWatch:
+    """Says once that a breaker opened: a worker that stands still should not do so in silence."""
+
+    def __init__(self, worker: str, breaker: Breaker, observer: Observer) -> None:
+        self._worker = worker
+        self._breaker = breaker
+        self._observe = observer
+        self._open = False
+
+    def look(self, now: float) -> None:
+        if self._breaker.is_open(now) != self._open:
+            self._open = not self._open
+            if self._open:
+                self._observe(Fact("breaker", self._worker, detail={"error": self._breaker.error}))
 
 
 class Handled:

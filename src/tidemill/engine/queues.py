@@ -26,7 +26,7 @@ from tidemill.engine.alone import Alone
 from tidemill.engine.claims import Claims
 from tidemill.engine.effects import Effects
 from tidemill.engine.membership import Membership
-from tidemill.engine.observe import Handled
+from tidemill.engine.observe import BreakerWatch, Handled
 from tidemill.engine.patience import Patience
 from tidemill.engine.tasks import Tasks
 from tidemill.engine.work import Call, Cancelled, End, Ended, Failed, Hands, Misfit, Result, Unstarted, all_done
@@ -88,6 +88,7 @@ class QueueWorker:
         self._clock = clock
         self._random = random
         self._observe = observer
+        self._breaker_watch = BreakerWatch(worker.name, self.breaker, observer)
         self._handled = Handled(worker.name, observer)
         self._patience = Patience(clock, random, membership.fence)
         batch = worker.policy.batch
@@ -104,7 +105,6 @@ class QueueWorker:
         self._suspects.listen(self._changed)
         self._alone = False
         self._stalled = False
-        self._open = False
 
     # --- intake ---------------------------------------------------------------------------------------------
 
@@ -267,16 +267,9 @@ class QueueWorker:
             self._suspects.release(self)
         self._handled.tell()
         self._flow.ended(count, now)
-        self._watch_breaker(now)
+        self._breaker_watch.look(now)
         self._flush_soon()
         self._changed.set()
-
-    def _watch_breaker(self, now: float) -> None:
-        """Say once that it opened: a worker that stands still should not do so in silence."""
-        if self.breaker.is_open(now) != self._open:
-            self._open = not self._open
-            if self._open:
-                self._observe(Fact("breaker", self.worker.name, detail={"error": self.breaker.error}))
 
     def _returned(self, call: Call) -> None:
         self._calls.discard(call)
