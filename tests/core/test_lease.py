@@ -20,7 +20,7 @@ from tidemill.core.lease import (
 )
 from tidemill.errors import FormatTooNew
 
-FULL = Lease("c9", "m1", 7, "n7", 2, "halted", "m2", 41, ("p0",), "w", {"colour": "blue"})
+FULL = Lease("c9", "m1", 7, "n7", 2, "halted", "m2", 41, ("p0",), "orders", "w", {"colour": "blue"})
 
 
 def test_a_lease_comes_back_as_it_was_stored() -> None:

@@ -210,6 +210,7 @@ class FakeWorker:
 
     def __init__(self, name: str, partitions: Sequence[str], clock: Clock) -> None:
         self.worker = name
+        self.source = "orders"
         self.group = "feeds"
         self.names = list(partitions)
         self.holds: dict[str, Hold] = {}

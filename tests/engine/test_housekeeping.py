@@ -100,3 +100,20 @@ async def test_one_replica_takes_the_turn() -> None:
         await harness.advance("10m")
         turns = [fact for fact in facts if fact.name == "housekeeping"]
         assert 5 <= len(turns) <= 10
+
+
+async def test_what_a_worker_of_another_release_needs_stays() -> None:
+    app, things = feeds()
+    older, _ = feeds()
+    older._workers.pop("slow")  # the release before it had only "fast"
+    async with Harness(app) as harness:
+        await harness.advance("5s")
+        await harness.kill()
+        database, clock = harness.places.main, harness.clock
+    async with Harness(older, database=database, clock=clock, replica="older") as harness:
+        await harness.advance("20s")
+        for n in range(20):
+            await things.put({"id": f"{n}"})
+        await harness.advance("5s")
+        await keeper(harness, older, []).turn()
+        assert await kept(harness) == 20

@@ -30,7 +30,7 @@ kill from outside also hits somebody in the middle, in each partition."""
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """One partition of one worker.
+    """One partition of one worker. `source` is the collection or table that it is a partition of.
 
     `crashes` counts claims from buried owners since the cursor moved last; `running_one` is the order of
     the change that is being run alone because of them. `next_owner` is a hint for the next claim. A lease
@@ -47,6 +47,7 @@ class Lease:
     next_owner: str | None = None
     running_one: int | None = None
     parents: tuple[str, ...] = ()
+    source: str = ""
     write: str = field(default="", compare=False)
     extra: Value = field(default_factory=dict)
 
@@ -63,13 +64,17 @@ class Lease:
             "next_owner": self.next_owner,
             "running_one": self.running_one,
             "parents": list(self.parents),
+            "source": self.source,
             "write": self.write,
         }
 
 
+PREFIX = "lease/"
+
+
 def prefix_of(worker: str) -> str:
     """Where the leases of a worker stand."""
-    return f"lease/{worker}/"
+    return f"{PREFIX}{worker}/"
 
 
 def key_of(worker: str, partition: str) -> str:
@@ -94,14 +99,15 @@ def from_value(value: Value) -> Lease:
         next_owner=_text(value, "next_owner"),
         running_one=running_one if isinstance(running_one, int) else None,
         parents=tuple(str(p) for p in parents) if isinstance(parents, list | tuple) else (),
+        source=_text(value, "source") or "",
         write=_text(value, "write") or "",
         extra={name: item for name, item in value.items() if name not in known},
     )
 
 
-def created(cursor: str, *, parents: tuple[str, ...] = ()) -> Lease:
+def created(cursor: str, *, source: str = "", parents: tuple[str, ...] = ()) -> Lease:
     """A partition that was never worked."""
-    return Lease(cursor=cursor, parents=parents)
+    return Lease(cursor=cursor, source=source, parents=parents)
 
 
 def claim(lease: Lease, member: str, nonce: str, *, buried: bool) -> Lease:

@@ -58,6 +58,7 @@ class FeedWorker:
         self.declared = worker
         self.worker: str = worker.name
         self.group: str = worker.group
+        self.source: str = worker.trigger.source.name
         self.feed = feed
         self.paused: bool = False
         self.breaker: Breaker = Breaker()

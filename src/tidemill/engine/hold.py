@@ -162,7 +162,7 @@ class Writer:
     async def child(self, parent: Hold, partition: str, cursor: str) -> bool:
         """Create a child's lease. One that an earlier try has created, and nobody worked, gets this
         cursor."""
-        wanted = leases.created(cursor, parents=(parent.partition,))
+        wanted = leases.created(cursor, source=parent.lease.source, parents=(parent.partition,))
         version: str | None = None
         while not parent.lost:
             result = await self._one(self.swap(key_of(parent.worker, partition), version, wanted))

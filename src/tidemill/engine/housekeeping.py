@@ -8,11 +8,11 @@ Bodies of parked keys are kept for as long as their key is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from random import Random
 
 from tidemill.app.worker import Declared, OnChange
-from tidemill.core.lease import from_value, key_of
+from tidemill.core.lease import PREFIX, from_value
 from tidemill.engine.places import Places
 from tidemill.errors import TidemillError
 from tidemill.model import FORMAT, Fact, Observer, Record, Source, Swap
@@ -23,6 +23,7 @@ TURN = "housekeeping/turn"
 EVERY = 60.0
 LOG_KEPT = 7 * DAY
 LETTERS_KEPT = 30 * DAY
+PAGE = 1_000
 SLICES = 200
 """Slices of the log in a turn at most: the rest is for the next."""
 
@@ -59,7 +60,7 @@ class Housekeeper:
         removed = 0
         for source in self._sources.values():
             feed = self._places.source_database(source.name).feed(source)
-            removed += await self._trim(feed, await self._slowest(feed, self._workers[source.name]))
+            removed += await self._trim(feed, await self._slowest(feed, source.name))
         dropped = 0
         for database in self._places.databases:
             if "dead_letters" in database.features:
@@ -76,16 +77,31 @@ class Housekeeper:
         [reply] = await self._store.swap([Swap(TURN, version, {"format": FORMAT, "at": now})])
         return isinstance(reply, Record)
 
-    async def _slowest(self, feed: Feed, workers: Sequence[str]) -> Mapping[str, str]:
-        """Of each partition the cursor that is furthest behind; none where a worker has not begun yet."""
+    async def _slowest(self, feed: Feed, source: str) -> Mapping[str, str]:
+        """Of each partition the cursor that is furthest behind; none where a worker has not begun yet.
+
+        Workers of other releases and apps on the same source count as ours do: we know them by their leases.
+        """
+        cursors = await self._cursors(source)
         slowest: dict[str, str] = {}
         for partition in await feed.partitions():
-            records = await self._store.get([key_of(worker, partition) for worker in workers])
-            cursors = [from_value(record.value).cursor for record in records if record]
-            if len(cursors) == len(workers):
-                lags = [(await feed.lag({partition: cursor}))[partition].items for cursor in cursors]
-                slowest[partition] = max(zip(lags, cursors, strict=True))[1]
+            known = cursors.get(partition, {})
+            if known.keys() >= set(self._workers[source]):
+                lags = [(await feed.lag({partition: cursor}))[partition].items for cursor in known.values()]
+                slowest[partition] = max(zip(lags, known.values(), strict=True))[1]
         return slowest
+
+    async def _cursors(self, source: str) -> Mapping[str, Mapping[str, str]]:
+        """By partition and worker, as the leases have them."""
+        cursors: dict[str, dict[str, str]] = {}
+        after = PREFIX
+        while page := await self._store.scan(PREFIX, after, PAGE):
+            after = page[-1].key
+            for record in page:
+                worker, _, partition = record.key.removeprefix(PREFIX).partition("/")
+                if record.value.get("source") == source:
+                    cursors.setdefault(partition, {})[worker] = from_value(record.value).cursor
+        return cursors
 
     async def _trim(self, feed: Feed, before: Mapping[str, str]) -> int:
         total = 0

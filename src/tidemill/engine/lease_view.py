@@ -30,6 +30,9 @@ class Holder(Protocol):
     @property
     def group(self) -> str: ...
 
+    @property
+    def source(self) -> str: ...
+
     async def partitions(self) -> Sequence[str]:
         """The partitions that can be read now."""
         ...

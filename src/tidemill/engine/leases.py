@@ -251,7 +251,7 @@ class Leases:
         version, lease = view.leases.get(partition) or (None, None)
         if lease is None:
             try:
-                lease = records.created(await view.holder.start(partition))
+                lease = records.created(await view.holder.start(partition), source=view.holder.source)
             except Unavailable:
                 self._by(self._clock.monotonic() + 2 * AGAIN)
                 return None
