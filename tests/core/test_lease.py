@@ -7,9 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill.core.lease import (
+    SINGLE_AFTER,
     Lease,
     checkpoint,
     claim,
+    condemned,
     created,
     from_value,
     key_of,
@@ -20,7 +22,7 @@ from tidemill.core.lease import (
 )
 from tidemill.errors import FormatTooNew
 
-FULL = Lease("c9", "m1", 7, "n7", 2, "halted", "m2", 41, ("p0",), "orders", "w", {"colour": "blue"})
+FULL = Lease("c9", "m1", 7, "n7", 2, "halted", "m2", 41, 40, ("p0",), "orders", "w", {"colour": "blue"})
 
 
 def test_a_lease_comes_back_as_it_was_stored() -> None:
@@ -67,8 +69,37 @@ def test_claims_from_the_buried_count_until_the_cursor_moves() -> None:
 def test_the_change_that_runs_alone_is_named_until_the_next_mark() -> None:
     lease = checkpoint(created("c0"), "c0", running_one=17)
     assert lease.running_one == 17
-    assert claim(lease, "m2", "n2", buried=True).running_one == 17
     assert checkpoint(lease, "c1").running_one is None
+
+
+def crashed(lease: Lease, *running: int | None) -> Lease:
+    """After these crashes, each with this change running alone (None: nobody had begun)."""
+    for one in running:
+        lease = claim(checkpoint(lease, lease.cursor, running_one=one), "m", "n", buried=True)
+    return lease
+
+
+def test_who_was_alone_in_two_crashes_running_is_condemned() -> None:
+    lease = crashed(created("c0"), None, None, None)
+    assert lease.crashes == SINGLE_AFTER
+    assert condemned(crashed(lease, 17)) is None
+    assert condemned(crashed(lease, 17, 17)) == 17
+    assert condemned(crashed(lease, 17, 17, None)) == 17  # it ended before it could be put aside
+
+
+def test_a_crash_while_nobody_had_begun_condemns_nobody() -> None:
+    lease = crashed(created("c0"), None, None, None, 17, None, None, None)
+    assert condemned(lease) is None
+    assert condemned(crashed(lease, 18)) is None  # and another one begins anew
+    assert condemned(crashed(lease, 18, 17)) is None
+    assert condemned(crashed(lease, 17)) == 17
+
+
+def test_progress_clears_the_suspect_and_calm_everything() -> None:
+    lease = crashed(created("c0"), None, None, None, 17)
+    assert (checkpoint(lease, "c1").crashes, checkpoint(lease, "c1").suspect) == (SINGLE_AFTER, None)
+    assert (checkpoint(lease, "c0").crashes, checkpoint(lease, "c0").suspect) == (SINGLE_AFTER + 1, 17)
+    assert (checkpoint(lease, "c0", calm=True).crashes, checkpoint(lease, "c0", calm=True).suspect) == (0, None)
 
 
 def test_a_release_keeps_the_nonce_and_a_claim_does_not() -> None:

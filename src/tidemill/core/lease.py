@@ -24,8 +24,8 @@ SINGLE_AFTER = 3
 lease before it starts."""
 
 CONDEMN_AFTER = SINGLE_AFTER + 2
-"""Crashes after which the named one is parked: it was alone in it twice running, with nothing done between. A single
-kill from outside also hits somebody in the middle, in each partition."""
+"""Crashes after which the suspect is parked: it was alone in it twice running, with nothing done between. A single
+kill from outside also hits somebody in the middle, in each partition; one that hits nobody counts for nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,8 @@ class Lease:
     """One partition of one worker. `source` is the collection or table that it is a partition of.
 
     `crashes` counts claims from buried owners since the cursor moved last; `running_one` is the order of
-    the change that is being run alone because of them. `next_owner` is a hint for the next claim. A lease
+    the change that is being run alone because of them, `suspect` that of the one that was when its process ended.
+    `next_owner` is a hint for the next claim. A lease
     with `parents` (the partitions it was split from) may be claimed only when none of them has a lease
     any more.
     """
@@ -46,6 +47,7 @@ class Lease:
     state: State = "running"
     next_owner: str | None = None
     running_one: int | None = None
+    suspect: int | None = None
     parents: tuple[str, ...] = ()
     source: str = ""
     write: str = field(default="", compare=False)
@@ -63,6 +65,7 @@ class Lease:
             "state": self.state,
             "next_owner": self.next_owner,
             "running_one": self.running_one,
+            "suspect": self.suspect,
             "parents": list(self.parents),
             "source": self.source,
             "write": self.write,
@@ -87,7 +90,7 @@ def from_value(value: Value) -> Lease:
     version = _integer(value, "format", 1)
     if version > FORMAT:
         raise FormatTooNew(f"a lease record has format {version}, this release reads up to {FORMAT}")
-    running_one, parents, state = value.get("running_one"), value.get("parents"), value.get("state")
+    parents, state = value.get("parents"), value.get("state")
     known = {f.name for f in fields(Lease)} | {"format"}
     return Lease(
         cursor=_text(value, "cursor") or "",
@@ -97,7 +100,8 @@ def from_value(value: Value) -> Lease:
         crashes=_integer(value, "crashes", 0),
         state="halted" if state == "halted" else "paused" if state == "paused" else "running",
         next_owner=_text(value, "next_owner"),
-        running_one=running_one if isinstance(running_one, int) else None,
+        running_one=_order(value, "running_one"),
+        suspect=_order(value, "suspect"),
         parents=tuple(str(p) for p in parents) if isinstance(parents, list | tuple) else (),
         source=_text(value, "source") or "",
         write=_text(value, "write") or "",
@@ -112,31 +116,36 @@ def created(cursor: str, *, source: str = "", parents: tuple[str, ...] = ()) -> 
 
 def claim(lease: Lease, member: str, nonce: str, *, buried: bool) -> Lease:
     """Take a lease that is free, or whose owner is `buried`: then it may be the change that killed it."""
-    return replace(
-        lease,
-        owner=member,
-        epoch=lease.epoch + 1,
-        nonce=nonce,
-        crashes=lease.crashes + 1 if buried else lease.crashes,
-        next_owner=None,
-    )
+    taken = replace(lease, owner=member, epoch=lease.epoch + 1, nonce=nonce, next_owner=None)
+    return _crashed(taken) if buried else taken
+
+
+def _crashed(lease: Lease) -> Lease:
+    """The owner's process ended. Once changes run one by one, only the one that was running may be blamed."""
+    if lease.crashes < SINGLE_AFTER:
+        return replace(lease, crashes=lease.crashes + 1)
+    if lease.running_one is None:
+        return lease
+    again = lease.suspect in (None, lease.running_one)
+    crashes = lease.crashes + 1 if again else SINGLE_AFTER + 1
+    return replace(lease, crashes=crashes, suspect=lease.running_one, running_one=None)
+
+
+def condemned(lease: Lease) -> int | None:
+    """The order of the change that must not run again."""
+    return lease.suspect if lease.crashes >= CONDEMN_AFTER else None
 
 
 def checkpoint(lease: Lease, cursor: str, *, running_one: int | None = None, calm: bool = False) -> Lease:
     """The mark stands at `cursor`. Progress is proof that what was passed does not kill.
 
-    After `SINGLE_AFTER` crashes in a row somebody further on is the likely cause: progress, or another change that
-    runs alone, only clears what came after these, until the partition is found `calm`.
+    After `SINGLE_AFTER` crashes in a row somebody further on is the likely cause: progress only clears what came
+    after these, until the partition is found `calm`.
     """
-    crashes = lease.crashes
-    if calm:
-        crashes = 0
-    elif crashes >= SINGLE_AFTER:
-        another = running_one is not None and running_one != lease.running_one
-        crashes = SINGLE_AFTER if another or cursor != lease.cursor else crashes
-    elif cursor != lease.cursor:
-        crashes = 0
-    return replace(lease, cursor=cursor, crashes=crashes, running_one=running_one)
+    crashes, suspect = lease.crashes, lease.suspect
+    if calm or cursor != lease.cursor:
+        crashes, suspect = 0 if calm or crashes < SINGLE_AFTER else SINGLE_AFTER, None
+    return replace(lease, cursor=cursor, crashes=crashes, running_one=running_one, suspect=suspect)
 
 
 def release(lease: Lease, next_owner: str | None) -> Lease:
@@ -152,13 +161,25 @@ def resume(lease: Lease, nonce: str) -> Lease:
 def reset(lease: Lease, cursor: str, nonce: str) -> Lease:
     """Somebody decided to read again, or to pass over: the only way a cursor goes back."""
     return replace(
-        lease, cursor=cursor, epoch=lease.epoch + 1, nonce=nonce, crashes=0, running_one=None, state="running"
+        lease,
+        cursor=cursor,
+        epoch=lease.epoch + 1,
+        nonce=nonce,
+        crashes=0,
+        running_one=None,
+        suspect=None,
+        state="running",
     )
 
 
 def _text(value: Value, name: str) -> str | None:
     found = value.get(name)
     return found if isinstance(found, str) else None
+
+
+def _order(value: Value, name: str) -> int | None:
+    found = value.get(name)
+    return found if isinstance(found, int) else None
 
 
 def _integer(value: Value, name: str, default: int) -> int:

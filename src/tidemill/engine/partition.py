@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from tidemill.core.lanes import Entry, Lanes
-from tidemill.core.lease import CONDEMN_AFTER, SINGLE_AFTER
+from tidemill.core.lease import SINGLE_AFTER, condemned
 from tidemill.engine.leases import Hold
 from tidemill.engine.parking import Append, Journal
 from tidemill.engine.work import Token
@@ -45,7 +45,7 @@ class PartitionWork:
         self.halted = ""
         self.single: bool = hold.lease.crashes >= SINGLE_AFTER
         self._steps = 0
-        self.condemned: int | None = hold.lease.running_one if hold.lease.crashes >= CONDEMN_AFTER else None
+        self.condemned: int | None = condemned(hold.lease)
         self.token: Token = Token(hold.key, *hold.token)
         self.trying: set[str] = set()
         self.calls = 0
