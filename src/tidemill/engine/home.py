@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from contextvars import Context, copy_context
 from typing import Any, Protocol, TypeVar
 
@@ -211,13 +212,15 @@ def _told(what: str, fault: BaseException | None) -> TidemillError:
 
 
 def _tidy(loop: asyncio.AbstractEventLoop) -> None:
-    """End the tasks that are left, for a moment, and close the loop."""
-    try:
+    """End the tasks that are left, for a moment, and close the loop.
+
+    A loop that died once may do so again at each of these; its cause has been told.
+    """
+    with suppress(BaseException):
         for task in (left := asyncio.all_tasks(loop)):
             task.cancel()
         if left:
             loop.run_until_complete(asyncio.wait(left, timeout=_TIDY))
+    with suppress(BaseException):
         loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.close()
-    except BaseException:  # a loop that died once may do so again; its cause has been told
-        pass
+    loop.close()
