@@ -371,8 +371,8 @@ class World:
         """End every task of this world."""
         self.history.over = True
         for replica in self.replicas:
-            for feed in replica.engine.feeds:
-                feed.stop()  # before the handlers, as in a drain: else they hand each other the same call for ever
+            for worker in (*replica.engine.feeds, *replica.engine.queues):
+                worker.stop()  # before the handlers, as in a drain: else they hand each other the same call for ever
         ending = asyncio.gather(*(replica.handlers.stop(0.1) for replica in self.replicas), return_exceptions=True)
         await self.clock.run_until(ending.done, 1.0)
         me = asyncio.current_task()

@@ -141,6 +141,13 @@ class LeaseView:
             return partition in self.listed and self.leases.keys() <= set(self.listed)
         return not any(parent in self.leases for parent in known[1].parents)
 
+    def due(self, now: float, last: bool) -> Sequence[Hold]:
+        """The holds whose checkpoint is due, all of them for the last time."""
+        if not last and now - self.written < self.interval:
+            return []
+        self.written = now
+        return list(self.holds.values())
+
     def forget(self, *, remember: bool) -> list[str]:
         """All holds end. With `remember` they are kept in mind, to be resumed. The partitions that were held."""
         held = list(self.holds)

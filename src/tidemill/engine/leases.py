@@ -65,6 +65,7 @@ class Leases:
         self._asked: set[str] = set()  # claims that are sent and not known to have failed
         self._known_members: frozenset[str] = frozenset()
         self._settled = float("inf")
+        self._bereaved = False
         self._look_now = True
         self._next = float("-inf")
         self._draining = False
@@ -93,7 +94,7 @@ class Leases:
     async def run(self) -> None:
         """Claim, checkpoint and give, until `stop()`."""
         self._members_changed()
-        self._settled = self._clock.monotonic() + SETTLE
+        self._settle()
         async with asyncio.TaskGroup() as self._group:
             self._group.create_task(self._checkpointing())
             await self._dividing()
@@ -144,12 +145,20 @@ class Leases:
 
     def _members_changed(self) -> None:
         members = frozenset(m.id for m in self._membership.members())
-        if members - self._known_members:
-            self._settled = self._clock.monotonic() + SETTLE
+        if members - self._known_members - {self._membership.member}:
+            self._settle()
         self._known_members = members
         self._wake.set()
 
+    def _settle(self) -> None:
+        """Divide nothing yet, for others may join beside us. Who follows the dead alone takes over at once."""
+        alone = all(m.id == self._membership.member for m in self._membership.members())
+        self._settled = self._clock.monotonic() + (0.0 if alone and self._bereaved else SETTLE)
+
     def _someone_died(self, _member: str) -> None:
+        self._bereaved = True
+        if self._settled > self._clock.monotonic():
+            self._settle()
         self._wake.set()
 
     def _look_soon(self) -> None:
@@ -367,16 +376,8 @@ class Leases:
         tick = min((view.interval for view in self._views.values()), default=CHECKPOINT_EVERY)
         while not self._stopping.is_set():
             await self._clock.wait(self._stopping, tick)
-            await self._writer.write(self._due())
-
-    def _due(self) -> Sequence[Hold]:
-        now = self._clock.monotonic()
-        due: list[Hold] = []
-        for view in self._views.values():
-            if self._stopping.is_set() or now - view.written >= view.interval:
-                view.written = now
-                due += view.holds.values()
-        return due
+            now, last = self._clock.monotonic(), self._stopping.is_set()
+            await self._writer.write([hold for view in self._views.values() for hold in view.due(now, last)])
 
     def _ended(self, hold: Hold, why: str) -> None:
         """The hold is over, once."""
