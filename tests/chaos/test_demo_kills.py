@@ -14,7 +14,7 @@ from examples.avalon.system import System, rows
 
 KILLS = 25
 READY_WITHIN = 1.0
-PATIENCE = 300.0
+PATIENCE = 120.0
 
 
 async def ready(system: System) -> float:

@@ -79,20 +79,20 @@ def crashed(lease: Lease, *running: int | None) -> Lease:
     return lease
 
 
-def test_who_was_alone_in_two_crashes_running_is_condemned() -> None:
+def test_who_was_alone_in_three_crashes_running_is_condemned() -> None:
     lease = crashed(created("c0"), None, None, None)
     assert lease.crashes == SINGLE_AFTER
-    assert condemned(crashed(lease, 17)) is None
-    assert condemned(crashed(lease, 17, 17)) == 17
-    assert condemned(crashed(lease, 17, 17, None)) == 17  # it ended before it could be put aside
+    assert condemned(crashed(lease, 17, 17)) is None
+    assert condemned(crashed(lease, 17, 17, 17)) == 17
+    assert condemned(crashed(lease, 17, 17, 17, None)) == 17  # it ended before it could be put aside
 
 
 def test_a_crash_while_nobody_had_begun_condemns_nobody() -> None:
     lease = crashed(created("c0"), None, None, None, 17, None, None, None)
     assert condemned(lease) is None
-    assert condemned(crashed(lease, 18)) is None  # and another one begins anew
-    assert condemned(crashed(lease, 18, 17)) is None
-    assert condemned(crashed(lease, 17)) == 17
+    assert condemned(crashed(lease, 18, 18)) is None  # another one begins anew
+    assert condemned(crashed(lease, 18, 17, 17)) is None
+    assert condemned(crashed(lease, 17, None, 17)) == 17
 
 
 def test_progress_clears_the_suspect_and_calm_everything() -> None:

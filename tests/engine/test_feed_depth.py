@@ -318,3 +318,19 @@ async def test_reject_of_a_page_larger_than_the_read_ahead_keeps_order() -> None
         page = pages[part.name]
         assert isinstance(page, Page)
         assert page.changes == ()
+
+
+@pytest.mark.parametrize("killed", [True, False])
+async def test_who_follows_the_dead_alone_takes_over_at_once(killed: bool) -> None:
+    lab = Lab()
+    async with Harness(lab.app) as harness:
+        await lab.put("a", 1)
+        await harness.idle()
+        database, clock = harness.places.main, harness.clock
+        if killed:
+            await harness.kill()
+    async with Harness(lab.app, database=database, clock=clock, replica="next") as harness:
+        began = clock.monotonic()
+        await clock.run_until(lambda: len(harness.engine.feeds[0].parts) == 2, 10.0)
+        waited = clock.monotonic() - began
+        assert waited <= 0.1 if killed else 0.9 <= waited <= 2.0

@@ -96,14 +96,6 @@ async def test_who_dies_is_relieved_after_its_burial_and_not_before() -> None:
             assert buried <= taken <= buried + 2
 
 
-async def test_who_comes_back_alone_after_a_crash_takes_over_at_once() -> None:
-    async with Fleet() as fleet:
-        await settled(fleet, "a")
-        fleet.replicas["a"].kill()
-        await fleet.start("a")
-        assert await fleet.until(fleet.complete) < 0.5
-
-
 async def test_progress_clears_the_crashes() -> None:
     async with Fleet() as fleet:
         await settled(fleet, "a", "b")

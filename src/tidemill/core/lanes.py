@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 from tidemill.model import Logged, Page
 
@@ -38,7 +38,9 @@ class Lanes:
         self.read_to: str = cursor
         self.bytes: int = 0
         self._open: deque[Entry] = deque()
-        self._ready: deque[Entry] = deque()
+        self._ready: deque[Entry] = deque()  # in log order
+        self._late: list[tuple[int, int, Entry]] = []  # ready too, but out of that order
+        self._count = 0
         self._behind: dict[str, deque[Entry] | None] = {}  # a key is in here while its head is not done
         self._sleeping: list[tuple[float, int, Entry]] = []
         self._running = 0
@@ -54,11 +56,11 @@ class Lanes:
 
     @property
     def ready(self) -> int:
-        return len(self._ready)
+        return len(self._ready) + len(self._late)
 
     def startable(self, now: float) -> bool:
         """Whether `take` would give anything."""
-        return bool(self._ready) or bool(self._sleeping and self._sleeping[0][0] <= now)
+        return self.ready > 0 or bool(self._sleeping and self._sleeping[0][0] <= now)
 
     def add(self, page: Page) -> Sequence[Entry]:
         """Append what was read, in order; the entries, all of them waiting or ready."""
@@ -80,8 +82,7 @@ class Lanes:
     def take(self, limit: int, now: float) -> list[Entry]:
         """Up to `limit` entries that may start now, one of each key, oldest first."""
         self._wake(now)
-        ready = self._ready
-        taken = [ready.popleft() for _ in range(min(limit, len(ready)))]
+        taken = [self._oldest() for _ in range(min(limit, self.ready))]
         self._running += len(taken)
         return taken
 
@@ -89,8 +90,8 @@ class Lanes:
         """Up to `limit` entries for one call that works through them in order: several of one key may be in it."""
         self._wake(now)
         taken: list[Entry] = []
-        while self._ready and len(taken) < limit:
-            entry = self._ready.popleft()
+        while self.ready and len(taken) < limit:
+            entry = self._oldest()
             taken.append(entry)
             behind = self._behind[entry.change.key]
             while behind and len(taken) < limit:
@@ -144,10 +145,14 @@ class Lanes:
         """Everything of a key that has not been taken, in order: it goes another way. Frees the key."""
         behind = self._behind.pop(key, None)
         found = [e for e in self._ready if e.change.key == key]
+        found += [e for _, _, e in self._late if e.change.key == key]
         found += [e for _, _, e in self._sleeping if e.change.key == key]
         if found:
             self._ready = deque(e for e in self._ready if e.change.key != key)
+            self._late = [s for s in self._late if s[2].change.key != key]
+            heapify(self._late)
             self._sleeping = [s for s in self._sleeping if s[2].change.key != key]
+            heapify(self._sleeping)
         return sorted([*found, *(behind or ())], key=_order)
 
     def hand_over(self, entries: Sequence[Entry]) -> list[Entry]:
@@ -162,6 +167,7 @@ class Lanes:
     def drop_unstarted(self) -> None:
         """Forget everything that was not taken: it will be read again from the mark by whoever comes next."""
         self._ready.clear()
+        self._late.clear()
         self._sleeping.clear()
         self._behind = dict.fromkeys(self._behind)
 
@@ -188,7 +194,7 @@ class Lanes:
         key = entry.change.key
         if key not in self._behind:
             self._behind[key] = None
-            self._ready.append(entry)
+            self._start(entry)
             return
         behind = self._behind[key]
         if behind is None:
@@ -199,19 +205,33 @@ class Lanes:
     def _advance_key(self, key: str) -> None:
         behind = self._behind.get(key)
         if behind:
-            self._ready.append(behind.popleft())
+            self._start(behind.popleft())
         else:
             self._behind.pop(key, None)
 
     def _wait(self, entry: Entry, until: float, now: float) -> None:
         if until <= now:
-            self._ready.appendleft(entry)
+            self._start(entry)
         else:
             heappush(self._sleeping, (until, entry.change.order, entry))
 
     def _wake(self, now: float) -> None:
         while self._sleeping and self._sleeping[0][0] <= now:
-            self._ready.appendleft(heappop(self._sleeping)[2])
+            self._start(heappop(self._sleeping)[2])
+
+    def _start(self, entry: Entry) -> None:
+        """It may be taken, in its turn by age: the mark waits for the oldest."""
+        ready = self._ready
+        if not ready or ready[-1].change.order < entry.change.order:
+            ready.append(entry)
+        else:
+            self._count += 1
+            heappush(self._late, (entry.change.order, self._count, entry))
+
+    def _oldest(self) -> Entry:
+        if self._late and (not self._ready or self._late[0][0] <= self._ready[0].change.order):
+            return heappop(self._late)[2]
+        return self._ready.popleft()
 
 
 def _order(entry: Entry) -> int:

@@ -23,9 +23,9 @@ SINGLE_AFTER = 3
 """Crashes of owners in a row, none of which moved the mark, after which changes run one by one, each named in the
 lease before it starts."""
 
-CONDEMN_AFTER = SINGLE_AFTER + 2
-"""Crashes after which the suspect is parked: it was alone in it twice running, with nothing done between. A single
-kill from outside also hits somebody in the middle, in each partition; one that hits nobody counts for nobody."""
+CONDEMN_AFTER = SINGLE_AFTER + 3
+"""Crashes after which the suspect is parked: it was alone in it three times running, with nothing done between. Kills
+from outside hit somebody in the middle too; one that hits nobody counts for nobody."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,6 +188,7 @@ class Dispatch:
 
     async def _stepped(self, part: PartitionWork) -> None:
         """What came of the one that ran alone is stored before another suspect may start."""
+        part.stepped()
         await part.hold.flush()
         self._alone.release(part)
 

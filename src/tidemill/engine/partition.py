@@ -102,6 +102,11 @@ class PartitionWork:
         self._steps += 1
         self.hold.mark(self.lanes.mark, running_one=order)
 
+    def stepped(self) -> None:
+        """It has ended, whatever came of it: a crash from now on is not its doing."""
+        if not self.closed:
+            self.hold.mark(self.lanes.mark)
+
     def stored_below(self) -> list[str]:
         """Finished changes that lie below the mark as it is stored: their rows are needed no more."""
         stored = self.hold.lease.cursor
