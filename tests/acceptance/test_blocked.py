@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
 from collections import Counter
@@ -19,6 +20,8 @@ from tests.acceptance.processes import Fleet, Replica, percentile, until
 
 APP = "tests.acceptance.apps.blocking:app"
 SOURCE = (Path(__file__).parent / "apps" / "blocking.py").read_text().splitlines()
+WORKERS = {"job": "work", "thing": "watch"}
+SLEEPS = {"job": "time.sleep(job", "thing": "time.sleep(thing"}
 OTHERS = 30
 TROUBLE = ("fenced", "buried", "lease_lost", "lost_claims")
 """What `/metrics` shows of a replica whose renewals did not come through."""
@@ -63,36 +66,49 @@ class Sampler:
 @pytest.mark.chaos
 @pytest.mark.timeout(300)
 async def test_a_blocked_loop_is_told_and_given_up_in_time(tmp_path: Path) -> None:
-    for folder in ("short", "long"):
+    for folder in ("message", "change", "long"):
         (tmp_path / folder).mkdir()
-    with Fleet(tmp_path / "short", APP) as short, Fleet(tmp_path / "long", APP) as long:
-        await asyncio.gather(_blocked_for_90_seconds(short), _blocked_for_130_seconds(long))
+    with (
+        Fleet(tmp_path / "message", APP) as message,
+        Fleet(tmp_path / "change", APP) as change,
+        Fleet(tmp_path / "long", APP) as long,
+    ):
+        await asyncio.gather(
+            _blocked_for_90_seconds(message, "job"),
+            _blocked_for_90_seconds(change, "thing"),
+            _blocked_for_130_seconds(long),
+        )
 
 
-async def _blocked_for_90_seconds(fleet: Fleet) -> None:
+async def _blocked_for_90_seconds(fleet: Fleet, kind: str) -> None:
     one = fleet.start("one")
     await one.ready()
     with Sampler(one) as sampler:
-        began = await _block(fleet, 90)
+        began = await _block(fleet, kind, 90)
         two = fleet.start("two")
         await two.ready()
         await _others_are_worked(fleet, one, began)
         await _send_things(fleet, "later")
-        await _ended(fleet, "job", 1 + OTHERS, 120)
+        await _noted(fleet, 120, "end", kind, "block")
         await until(lambda: one.probe("/livez")[0] == 200, 5.0, lambda: one.probe("/livez")[1])
         await asyncio.sleep(1.0)
-    await _ended(fleet, "thing", 1 + 2 * OTHERS, 20)
+    expected = {"job": OTHERS, "thing": 1 + 2 * OTHERS}
+    expected[kind] += 1
+    await _ended(fleet, "job", expected["job"], 20)
+    await _ended(fleet, "thing", expected["thing"], 20)
     assert one.probe("/health")[0] == one.probe("/readyz")[0] == 200
+    for replica in (one, two):
+        _no_trouble(replica)
     assert [await replica.stop() for replica in (one, two)] == [0, 0]
-    _check_answers([sample for sample in sampler.samples if sample.at >= began], began)
-    _once(fleet, "job", 1 + OTHERS)
-    _once(fleet, "thing", 1 + 2 * OTHERS)
+    _check_answers([sample for sample in sampler.samples if sample.at >= began], began, kind)
+    _once(fleet, "job", expected["job"])
+    _once(fleet, "thing", expected["thing"])
 
 
 async def _blocked_for_130_seconds(fleet: Fleet) -> None:
     one = fleet.start("one")
     await one.ready()
-    began = await _block(fleet, 130)
+    began = await _block(fleet, "job", 130)
     two = fleet.start("two")
     await two.ready()
     await _others_are_worked(fleet, one, began)
@@ -103,7 +119,7 @@ async def _blocked_for_130_seconds(fleet: Fleet) -> None:
     log = one.log.read_text()
     assert "the handlers loop has not ticked for 120 s, in work at " in log
     stacks = log[log.index("all stacks follow") :]
-    assert f'blocking.py", line {_line_of("time.sleep")} in work' in stacks
+    assert f'blocking.py", line {_line_of(SLEEPS["job"])} in work' in stacks
     await _ended(fleet, "job", 1 + OTHERS, 15)
     await _ended(fleet, "thing", 1 + OTHERS, 15)
     assert two.probe("/health")[0] == 200
@@ -115,14 +131,18 @@ async def _blocked_for_130_seconds(fleet: Fleet) -> None:
     _once(fleet, "thing", 1 + OTHERS, but={"begun"})
 
 
-async def _block(fleet: Fleet, seconds: float) -> float:
-    """Block the only replica's loop, with a change begun there; the moment."""
+async def _block(fleet: Fleet, kind: str, seconds: float) -> float:
+    """Block the only replica's loop by a message or a change, with another change begun there; the moment."""
+    block = {"id": "block", "how": "block", "seconds": seconds}
     async with app.client(database=fleet.database):
         await things.put({"id": "begun", "seconds": 2.0})
         await _noted(fleet, 10.0, "start", "thing", "begun")
-        await jobs.send({"id": "block", "how": "block", "seconds": seconds})
-    await _noted(fleet, 10.0, "start", "job", "block")
-    return fleet.journal.lines("start", "job", "block")[0].at
+        if kind == "job":
+            await jobs.send(block)
+        else:
+            await things.put(block)
+    await _noted(fleet, 10.0, "start", kind, "block")
+    return fleet.journal.lines("start", kind, "block")[0].at
 
 
 async def _others_are_worked(fleet: Fleet, stuck: Replica, began: float) -> None:
@@ -131,7 +151,7 @@ async def _others_are_worked(fleet: Fleet, stuck: Replica, began: float) -> None
     async with app.client(database=fleet.database):
         await jobs.send_many([{"id": f"{n}", "how": "work"} for n in range(OTHERS)])
     await _ended(fleet, "job", OTHERS, 20)
-    await _ended(fleet, "thing", OTHERS // 2, 20)
+    await _ended(fleet, "thing", OTHERS // 4, 20)
     after = [line for line in fleet.journal.lines() if line.at > began]
     assert after
     assert stuck.pid not in {line.process for line in after}
@@ -142,28 +162,30 @@ async def _send_things(fleet: Fleet, name: str, seconds: float = 0.01) -> None:
         await things.put_many([{"id": f"{name}-{n}", "seconds": seconds} for n in range(OTHERS)])
 
 
-def _check_answers(samples: Sequence[Sample], began: float) -> None:
+def _check_answers(samples: Sequence[Sample], began: float, kind: str) -> None:
     """Answered throughout; healthy for 30 s, then unhealthy with the place until it ticks again, then healthy."""
     _check_latency(samples, 0.050)
+    place = f"{WORKERS[kind]} at {Path(__file__).parent}/apps/blocking.py:{_line_of(SLEEPS[kind])}"
     silent = [sample for sample in samples if sample.at < began + 89.5]
     told = [sample for sample in silent if sample.status == 503]
     assert 29.0 <= told[0].at - began <= 32.0
     assert silent[-len(told) :] == told, "it went back and forth"
     for sample in told:
-        assert "handlers: no tick for " in sample.body
-        assert f", in work at {Path(__file__).parent}/apps/blocking.py:{_line_of('time.sleep')}" in sample.body
+        assert re.fullmatch(r"handlers: no tick for \d\d s, in " + re.escape(place) + r"\n", sample.body)
     assert [sample.status for sample in samples[-10:]] == [200] * 10
 
 
 def _check_latency(samples: Sequence[Sample], limit: float) -> None:
     assert {sample.status for sample in samples} <= {200, 503}
     seconds = [sample.seconds for sample in samples]
-    parts = {part: round(percentile(seconds, part) * 1000) for part in (0.5, 0.9, 0.99, 1.0)}
-    assert percentile(seconds, 0.99) <= limit, f"{len(seconds)} probes, percentiles in ms: {parts}"
+    parts = {part: round(percentile(seconds, part) * 1000, 1) for part in (0.5, 0.9, 0.99, 1.0)}
+    print(f"{len(seconds)} probes, percentiles in ms: {parts}")
+    assert len(seconds) >= 10 * (samples[-1].at - samples[0].at), "too few to call it throughout"
+    assert percentile(seconds, 0.99) <= limit
 
 
 def _line_of(text: str) -> int:
-    [number] = [number for number, line in enumerate(SOURCE, 1) if line.strip().startswith(text)]
+    [number] = [number for number, line in enumerate(SOURCE, 1) if text in line]
     return number
 
 

@@ -52,9 +52,14 @@ def spin(job: dict[str, Any]) -> None:
 
 @app.on_change(things, concurrency=4)
 async def watch(change: Change[dict[str, Any]]) -> None:
-    journal().note("start", "thing", change.value["id"])
-    await asyncio.sleep(change.value["seconds"])
-    journal().note("end", "thing", change.value["id"])
+    thing = change.value
+    again = bool(journal().lines("start", "thing", thing["id"]))
+    journal().note("start", "thing", thing["id"])
+    if thing.get("how") == "block" and not again:
+        time.sleep(thing["seconds"])
+    else:
+        await asyncio.sleep(thing["seconds"])
+    journal().note("end", "thing", thing["id"])
 
 
 async def hold(seconds: float) -> float:
