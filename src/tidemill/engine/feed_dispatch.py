@@ -71,17 +71,14 @@ class Dispatch:
         now = self._clock.monotonic()
         room = self._room(now)
         calls: list[Call] = []
-        parts = list(self._parts.values())
-        for offset in range(len(parts)):
+        for part in self._in_turn():
             if room <= 0:
                 break
-            part = parts[(self._turn + offset) % len(parts)]
             if part.closed or part.halted or not part.reading:
                 continue
             made = self._calls_of(part, room, now)
             room -= sum(len(call.items) for call in made)
             calls += made
-        self._turn += 1
         if calls:
             self._running += sum(len(call.items) for call in calls)
             self._flow.took(sum(len(call.items) for call in calls))
@@ -119,6 +116,12 @@ class Dispatch:
             self._running -= len(call.items)
             self._results.unstarted(work, now)
             self._alone.release(work.partition)
+
+    def _in_turn(self) -> Sequence[PartitionWork]:
+        """Each is first in its turn; but a suspect before all: an innocent should not wait for the next crash."""
+        parts = list(self._parts.values())
+        self._turn = (self._turn + 1) % max(len(parts), 1)
+        return sorted([*parts[self._turn :], *parts[: self._turn]], key=_unsuspected)
 
     # --- inside ---------------------------------------------------------------------------------------------
 
@@ -211,3 +214,7 @@ class Dispatch:
             part.trying.discard(key)
             return
         self._start(self._results.head(part, key, change))
+
+
+def _unsuspected(part: PartitionWork) -> bool:
+    return not part.suspected

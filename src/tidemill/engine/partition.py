@@ -44,6 +44,7 @@ class PartitionWork:
         self.closed = False
         self.halted = ""
         self.single: bool = hold.lease.crashes >= SINGLE_AFTER
+        self.suspected: bool = self.single and hold.lease.suspect is not None
         self._steps = 0
         self.condemned: int | None = condemned(hold.lease)
         self.token: Token = Token(hold.key, *hold.token)
@@ -104,6 +105,7 @@ class PartitionWork:
 
     def stepped(self) -> None:
         """It has ended, whatever came of it: a crash from now on is not its doing."""
+        self.suspected = False
         if not self.closed:
             self.hold.mark(self.lanes.mark)
 
