@@ -16,6 +16,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from tidemill.core.probes import USUAL, Snapshot, Thresholds
@@ -89,7 +90,8 @@ class HealthServer:
         if self._thread.ident is None:
             self._close_all()
             return
-        self._waker.send(b"x")
+        with suppress(OSError):  # the thread may have seen it by itself, and be gone
+            self._waker.send(b"x")
         self._thread.join(MOST_SECONDS)
 
     # --- the thread -----------------------------------------------------------------------------------------
