@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import time
+from statistics import median
 from typing import Any
 
 from tests.acceptance.journal import Journal
@@ -13,7 +14,7 @@ from tidemill import App, Change
 
 BLOCK = "a" * 16 + "b"
 """A few milliseconds for `RUNS`; the time rises in proportion to how many of them stand in a row."""
-SAMPLE = 250
+SAMPLE = 200
 RUNS = re.compile(r"(?:a+)+$")
 
 app = App("blocking")
@@ -34,7 +35,9 @@ async def work(job: dict[str, Any]) -> None:
         case "block" if not again:
             time.sleep(job["seconds"])
         case "hold" if not again:
-            journal().note("held", job["id"], await hold(job["seconds"]))
+            blocks = await calibrated(job["seconds"])
+            journal().note("holds", job["id"])
+            journal().note("held", job["id"], timed(blocks))
         case _:
             await asyncio.sleep(0.01)
     journal().note("end", "job", job["id"])
@@ -62,14 +65,18 @@ async def watch(change: Change[dict[str, Any]]) -> None:
     journal().note("end", "thing", thing["id"])
 
 
-async def hold(seconds: float) -> float:
-    """One call of a C function, which keeps the GIL for about this long; how long it was."""
-    blocks = round(SAMPLE * seconds / timed(SAMPLE))
+async def calibrated(seconds: float) -> int:
+    """How many blocks take so long, on this machine in these seconds."""
+    samples = []
+    for _ in range(7):
+        await asyncio.sleep(0.1)
+        samples.append(timed(SAMPLE))
     await asyncio.sleep(0.5)
-    return timed(blocks)
+    return round(SAMPLE * seconds / median(samples))
 
 
 def timed(blocks: int) -> float:
+    """One call of a C function, which keeps the GIL all the time; how long it was in seconds."""
     text = BLOCK * blocks
     began = time.monotonic()
     assert RUNS.search(text) is None
