@@ -17,7 +17,10 @@ from bench.rig import rig
 from tidemill.app.app import App
 from tidemill.model import Message
 
-BODY = b'{"n": 1, "text": "' + b"x" * 80 + b'"}'
+
+def body(n: int) -> bytes:
+    """A message of about 100 bytes with its number."""
+    return b'{"n": %d, "text": "%s"}' % (n, b"x" * 80)
 
 
 def raw(count: int) -> float:
@@ -29,7 +32,7 @@ def raw(count: int) -> float:
         base.execute("CREATE TABLE job (id INTEGER PRIMARY KEY, claim TEXT, body BLOB)")
         base.execute("CREATE INDEX ready ON job (id) WHERE claim IS NULL")
         base.execute("BEGIN")
-        base.executemany("INSERT INTO job (body) VALUES (?)", ((BODY,) for _ in range(count)))
+        base.executemany("INSERT INTO job (body) VALUES (?)", ((body(n),) for n in range(count)))
         base.execute("COMMIT")
         base.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         done = 0
@@ -79,22 +82,24 @@ def huey(count: int, *, fsync: bool) -> float:
         return count / seconds
 
 
-async def _tidemill(count: int, waiting: int, file: Path) -> tuple[float, int, int]:
+async def _tidemill(count: int, waiting: int, file: Path, inline: bool) -> tuple[float, int, int]:
     app = App("bench")
     queue = app.queue("jobs", dict)
     runs = 0
+    seen: set[int] = set()
 
     @app.on_message(queue, concurrency=10)
     async def work(job: dict) -> None:  # type: ignore[type-arg]
         nonlocal runs
         runs += 1
+        seen.add(job["n"])
 
-    async with rig(app, file) as made:
+    async with rig(app, file, inline=inline) as made:
         port = made.places.queue("jobs")
         total = count + waiting
         for start in range(0, total, 5_000):
             size = min(5_000, total - start)
-            await port.send([Message("jobs", f"{start + n}", BODY) for n in range(size)])
+            await port.send([Message("jobs", f"{start + n}", body(start + n)) for n in range(size)])
         began = time.perf_counter()
         made.engine.begin()
         await made.until(lambda: runs >= count)
@@ -104,11 +109,11 @@ async def _tidemill(count: int, waiting: int, file: Path) -> tuple[float, int, i
         await made.until(lambda: made.engine.settled)
         await asyncio.sleep(0.2)
         depth = await port.depth()
-        lost = max(total - runs, 0) + depth.ready + depth.claimed
-        return count / seconds, lost, max(runs - total, 0)
+        lost = total - len(seen) + depth.ready + depth.claimed
+        return count / seconds, lost, runs - len(seen)
 
 
-def tidemill(count: int, waiting: int = 0) -> tuple[float, int, int]:
+def tidemill(count: int, waiting: int = 0, *, inline: bool = False) -> tuple[float, int, int]:
     """Messages a second of a whole replica, lost, doubled. `waiting`: so many more stay in the queue."""
     with TemporaryDirectory() as folder:
-        return asyncio.run(_tidemill(count, waiting, Path(folder) / "bench.db"))
+        return asyncio.run(_tidemill(count, waiting, Path(folder) / "bench.db", inline))

@@ -50,8 +50,8 @@ class Rig:
 
 
 @asynccontextmanager
-async def rig(app: App, file: Path, *, groups: tuple[str, ...] = ()) -> AsyncIterator[Rig]:
-    """The app's workers on a SQLite file, made ready and not begun."""
+async def rig(app: App, file: Path, *, groups: tuple[str, ...] = (), inline: bool = False) -> AsyncIterator[Rig]:
+    """The app's workers on a SQLite file, made ready and not begun. `inline`: handlers on the engine's own loop."""
     clock = SystemClock()
     declared = app.declared()
     workers = [w for w in declared.workers if not groups or w.group in groups]
@@ -59,7 +59,7 @@ async def rig(app: App, file: Path, *, groups: tuple[str, ...] = ()) -> AsyncIte
     await where.open()
     loop = asyncio.get_running_loop()
     outlet = Outlet(where, loop)
-    handlers = Handlers(workers, clock, client=outlet, transactional=transactional(workers, where))
+    handlers = Handlers(workers, clock, client=outlet, transactional=transactional(workers, where), inline=inline)
     identity = Identity("bench", tuple(sorted({w.group for w in workers})))
     machine = Machine(clock, Random(), identity, NORMAL, lambda fact: None)
     engine = Engine(workers, where, handlers, machine)
