@@ -311,3 +311,45 @@ def test_the_codec_explains_and_never_shows() -> None:
     with pytest.raises(Unfit):
         codec.check("x")
     assert codec.check([1]) == [1]
+
+
+async def test_a_store_that_does_not_answer_holds_up_no_tick() -> None:
+    app = App("test")
+    jobs = app.queue("jobs", dict)
+
+    @app.on_message(jobs)
+    async def work(job: dict[str, Any]) -> None: ...
+
+    async with Harness(app) as harness:
+        [worker] = harness.engine.queues
+
+        class Away:
+            async def depth(self) -> None:
+                await harness.clock.sleep(3_600)
+
+        queue, worker.queue = worker.queue, Away()  # type: ignore[assignment]
+        await harness.advance("60s")
+        assert harness.clock.monotonic() - harness.engine.ticked < 1
+        worker.queue = queue
+
+
+async def test_a_freeze_of_our_own_is_not_the_handlers_silence() -> None:
+    app = App("test")
+    jobs = app.queue("jobs", dict)
+
+    @app.on_message(jobs)
+    async def work(job: dict[str, Any]) -> None: ...
+
+    async with Harness(app) as harness:
+        await harness.advance("1s")
+        silence = 0.0
+        harness.engine._silence = lambda: silence
+        silence = 20.0
+        harness.clock._move(harness.clock.monotonic() + 20.0)  # one step: nobody ticked meanwhile
+        await harness.advance("1s")
+        assert not harness.engine.stalled
+        await harness.advance("5s")
+        assert harness.engine.stalled, "it is silent beside an engine that ticks"
+        silence = 0.0
+        await harness.advance("1s")
+        assert not harness.engine.stalled

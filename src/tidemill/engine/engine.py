@@ -15,6 +15,7 @@ from typing import Any
 
 from tidemill.app.worker import Cron, Every, OnChange, OnMessage, Worker
 from tidemill.core.member import Identity
+from tidemill.core.probes import GAP
 from tidemill.engine.alone import Alone
 from tidemill.engine.controls import Controls
 from tidemill.engine.effects import Effects
@@ -107,6 +108,9 @@ class Engine:
             self._start("outbox", forwarder.run())
         if self.timers is not None:
             self._start("timers", self.timers.run())
+        if self.controls is not None:
+            self._start("controls", self._every(LOOK_EVERY, self.controls.look))
+        self._start("measures", self._every(MEASURE_EVERY, self.measure))
         for name, service in self._beside:
             self._start(name, service())
 
@@ -133,22 +137,28 @@ class Engine:
     # --- the tick -------------------------------------------------------------------------------------------
 
     async def tick(self, after: Callable[[], None]) -> None:
-        """Four times a second: give back what waits too long, see whether the handlers are stuck, tell (`after`)."""
+        """Four times a second: give back what waits too long, see whether the handlers are stuck, tell (`after`).
+
+        It waits for no store: an outage must not look like a loop that stands still. Nor must our own freeze look like
+        the handlers' silence.
+        """
         clock = self.machine.clock
-        looked = measured = float("-inf")
+        since = self.ticked
         while True:
-            now = self.ticked = clock.monotonic()
-            self._stall(self._silence() >= STALLED_AFTER)
+            now = clock.monotonic()
+            if now - self.ticked > GAP:
+                since = now
+            self.ticked = now
+            self._stall(min(self._silence(), now - since) >= STALLED_AFTER)
             for queue in self.queues:
                 queue.give_back(waited=RETURN_AFTER)
-            if now - looked >= LOOK_EVERY and self.controls is not None:
-                looked = now
-                await self.controls.look()
-            if now - measured >= MEASURE_EVERY:
-                measured = now
-                await self.measure()
             after()
             await clock.sleep(TICK)
+
+    async def _every(self, seconds: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        while True:
+            await work()
+            await self.machine.clock.sleep(seconds)
 
     async def measure(self) -> None:
         """Lag, depths, dead letters, and rows that are needed no more."""
