@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from random import SystemRandom
 
 from tidemill.app.worker import Declared, Worker
@@ -13,7 +13,7 @@ from tidemill.core.member import Identity
 from tidemill.core.probes import NEVER, USUAL, Snapshot
 from tidemill.engine.bind import bind
 from tidemill.engine.clock import SystemClock
-from tidemill.engine.drain import Ended, drain
+from tidemill.engine.drain import LOOK, Ended, drain
 from tidemill.engine.engine import Engine, Fault, Machine
 from tidemill.engine.handlers import Handlers
 from tidemill.engine.health_server import HealthServer
@@ -34,6 +34,9 @@ from tidemill.web.serve import Web
 
 VERSION = "0.1.0"
 ARM_EVERY = 2.0
+CLOSE = 3.0
+"""Seconds that the stores get to close, out of the budget's reserve. One that does not answer is left to itself: who
+waited for it would be killed by the platform before the exit code said what was left behind."""
 
 _log = logging.getLogger("tidemill")
 
@@ -66,7 +69,7 @@ class Replica:
                     _log.warning("%s", warning)
             return await self._work(told, hurry, Outlet(self.places, loop))
         finally:
-            await self.places.close()
+            await _within(CLOSE, self.places.close())
             if self._health is not None:
                 self._health.stop()
             disarm()
@@ -247,6 +250,17 @@ class _Host:
         return web.ended
 
     async def leave(self, timeout: float) -> str:
+        deadline = self._clock.monotonic() + timeout
         problem = await self._handlers.stop(timeout)
-        await self._outlet.close()
-        return problem
+        if await _within(max(deadline - self._clock.monotonic(), LOOK), self._outlet.close()):
+            return problem
+        return "; ".join(filter(None, (problem, "what handlers sent or wrote was not answered in time")))
+
+
+async def _within(seconds: float, work: Coroutine[None, None, None]) -> bool:
+    """Whether it has ended by then. It is not cancelled, for it may be in the middle of a write."""
+    task = asyncio.ensure_future(work)
+    done, _ = await asyncio.wait((task,), timeout=seconds)
+    if done:
+        task.result()
+    return bool(done)

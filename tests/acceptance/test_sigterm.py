@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -337,6 +337,32 @@ async def test_locked_for_a_moment_the_drain_waits(tmp_path: Path, file: str, mo
         assert await two.stop() == 0
     _check_history(fleet, one, told)
     assert len(fleet.journal.lines("cancelled")) == 10
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("sends", [False, True])
+@pytest.mark.parametrize("files", [("work.db",), ("work-members.db",), ("work.db", "work-members.db")])
+async def test_locked_for_good_it_ends_in_its_budget_and_says_what_was_not_written(
+    tmp_path: Path, files: tuple[str, ...], sends: bool
+) -> None:
+    with fleet_in(tmp_path) as fleet:
+        one = fleet.start("one", LEAVING="600" if sends else "0")
+        await _work(fleet, [job(n, 0.5 if n % 2 else 600.0, sends=sends) for n in range(20)])
+        with ExitStack() as stack:
+            for file in files:
+                stack.enter_context(locked(tmp_path / file, "EXCLUSIVE"))
+            await _go_and_stop(fleet, one)
+            assert await one.ended(_limit()) == 1
+        two = after(fleet)
+        await until(lambda: len(_ended(fleet)) == (40 if sends else 20), 30.0)
+        assert await two.stop() == 0
+    said = one.log.read_text()
+    assert ("20 outcomes could not be written" in said) is ("work.db" in files)
+    assert ("the member record could not be removed" in said) is ("work-members.db" in files)
+    assert "is silent" not in said
+    assert len(fleet.journal.lines("cancelled")) == (20 if sends and "work.db" in files else 10)
+    assert {line.words[2] for line in fleet.journal.lines("start")} == {"1"}
 
 
 @contextmanager

@@ -153,7 +153,10 @@ class Handlers:
         return self._lines[worker].load(self._now())
 
     def stuck(self) -> Stuck:
-        """How long the loop has been silent, and where it is if that is long. From any thread."""
+        """How long the loop has been silent, and where it is if that is long. From any thread. Once it is told to
+        stop, its beat ends and the stop's own limit holds."""
+        if self._stopped:
+            return Stuck(0.0)
         silent = max(0.0, self._now() - self._tick)
         thread = self._home.thread
         if silent <= _SILENT or thread is None:

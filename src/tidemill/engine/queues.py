@@ -97,6 +97,7 @@ class QueueWorker:
         self._outcomes: list[Outcome] = []
         self._commits: list[tuple[Result, Commit]] = []
         self._flushing = False
+        self._sending = 0
         self._tasks = Tasks()
         self._calls: set[Call] = set()
         self._changed = asyncio.Event()
@@ -177,7 +178,7 @@ class QueueWorker:
 
     @property
     def unsettled(self) -> int:
-        return len(self._outcomes) + len(self._commits) + int(self._flushing)
+        return len(self._outcomes) + len(self._commits) + self._sending
 
     def _room(self) -> int:
         now = self._clock.monotonic()
@@ -352,12 +353,14 @@ class QueueWorker:
             while self._outcomes or self._commits:
                 outcomes, self._outcomes = self._outcomes, []
                 commits, self._commits = self._commits, []
+                self._sending = len(outcomes) + len(commits)
                 if outcomes:
                     await self._settle_batch(outcomes)
                 if commits:
                     await self._commit_batch(commits)
         finally:
             self._flushing = False
+            self._sending = 0
             self._changed.set()
 
     async def _settle_batch(self, outcomes: list[Outcome]) -> None:
