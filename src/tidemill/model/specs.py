@@ -1,0 +1,48 @@
+"""Declarations as the adapters see them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionSpec:
+    """A collection of ours: documents and their feed. `fields` are indexed and may be filtered and ordered by."""
+
+    name: str
+    partitions: int = 16
+    fields: tuple[str, ...] = ()
+    before: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TableSpec:
+    """A table that is there already and whose changes are captured by triggers: its columns for id and key."""
+
+    name: str
+    table: str
+    id: str
+    key: str
+    partitions: int = 16
+    before: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSpec:
+    """A queue. `dedup_window` in seconds after the message was settled."""
+
+    name: str
+    dedup_window: float = 600.0
+
+
+Source: TypeAlias = CollectionSpec | TableSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a backend takes at most: items in a call, bytes in a body, seconds of delay."""
+
+    batch: int = 1000
+    body: int = 1 << 28
+    delay: float = float("inf")
