@@ -52,6 +52,18 @@ def test_a_key_that_goes_another_way_takes_all_of_its_own() -> None:
     assert lanes.ready == 0
 
 
+def test_a_trial_takes_the_one_that_failed_least() -> None:
+    lanes = Lanes("0")
+    lanes.add(page(1, "abc"))
+    [first] = lanes.take_trial(0.0)
+    first.failures = 1
+    lanes.put_back(first, 0.0, 0.0)
+    assert orders(lanes.take_trial(0.0)) == [2]
+    assert orders(lanes.take_trial(0.0)) == [3]
+    assert orders(lanes.take_trial(0.0)) == [1]
+    assert lanes.take_trial(0.0) == []
+
+
 @given(
     keys=st.text("abc", min_size=1, max_size=30),
     steps=st.lists(st.tuples(st.sampled_from(["take", "finish", "back", "sleep", "wake"]), st.integers(0, 9))),

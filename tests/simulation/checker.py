@@ -77,7 +77,7 @@ def _overlap(world: World) -> Iterator[Blame]:
 def _messages(world: World) -> Iterator[Blame]:
     for id, reason in world.dead().items():
         kind = world.messages[id][0]
-        if kind not in ("bad", "killer"):
+        if kind not in ("bad", "killer") and world.truth.unresolved[id] < 5:
             yield "J6", f"{id} ({kind}) died: {reason}"
     for id, (kind, _) in world.messages.items():
         kills = sum(run.item == id and run.how == "killed" for run in world.history.runs_of)

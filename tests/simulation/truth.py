@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from tests.simulation.history import History
@@ -29,6 +30,8 @@ class Truth:
         self.handovers: list[tuple[float, str]] = []
         self.acquired: dict[tuple[str, int], float] = {}
         self._started: dict[str, int] = {}
+        self.unresolved: Counter[str] = Counter()
+        """Claims of each message that ended without a verdict: their process died, or was buried, or had no reply."""
 
     async def get(self, keys: Sequence[str], age: float) -> Sequence[Record | None]:
         if age:

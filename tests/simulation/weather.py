@@ -309,7 +309,13 @@ class FaultyQueue:
     async def receive(self, owner: str, limit: int, wait: float) -> Sequence[Delivery]:
         await self.host.awake()
         self.host.sends("receive")
-        return await self.host.call("receive", lambda: self._inner.receive(owner, limit, wait), takes=True)
+
+        async def receive() -> Sequence[Delivery]:
+            deliveries = await self._inner.receive(owner, limit, wait)
+            self._truth.unresolved.update(delivery.id for delivery in deliveries)
+            return deliveries
+
+        return await self.host.call("receive", receive, takes=True)
 
     async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[float | Lost]:
         return await self.host.call("extend", lambda: self._inner.extend(deliveries))
@@ -324,7 +330,12 @@ class FaultyQueue:
                 self.host.history.blame("J8", f"{self.host.name}: {outcome.delivery.id} is given back and runs")
         if self.host.left:
             self.host.history.blame("J8", f"{self.host.name}: settled after its member record was deleted")
-        return await self.host.call("settle", lambda: self._inner.settle(outcomes), takes=True)
+
+        async def settle() -> Sequence[Settled | Lost]:
+            self._truth.unresolved.subtract(o.delivery.id for o in outcomes if self._truth.claimed(o.delivery))
+            return await self._inner.settle(outcomes)
+
+        return await self.host.call("settle", settle, takes=True)
 
     async def free(self, owners: Sequence[str]) -> Sequence[str]:
         for owner in owners:

@@ -166,6 +166,8 @@ class World:
         self, replica: Replica, worker: str, item: str, key: str, number: int, context: Context, *, first: bool = True
     ) -> None:
         """One item in a handler: looked at as it starts, worked on, and written down as it ends."""
+        if replica.host.dead:
+            await replica.host.awake()  # which it never is: nothing starts in a process that is gone
         if first:
             self._starts(replica, worker, item, key, number, context)
         run = Run(replica.name, worker, item, key, number, self.clock.monotonic())

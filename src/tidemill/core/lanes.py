@@ -86,6 +86,25 @@ class Lanes:
         self._running += len(taken)
         return taken
 
+    def trial(self, now: float) -> Entry | None:
+        """Of those that may start now the one that failed least: who tries whether work is possible again should not
+        ask the same hopeless one each time."""
+        self._wake(now)
+        return min((*self._ready, *(late for _, _, late in self._late)), key=_hope, default=None)
+
+    def take_trial(self, now: float) -> list[Entry]:
+        """That one, or nothing."""
+        entry = self.trial(now)
+        if entry is None:
+            return []
+        if entry in self._ready:
+            self._ready.remove(entry)
+        else:
+            self._late = [late for late in self._late if late[2] is not entry]
+            heapify(self._late)
+        self._running += 1
+        return [entry]
+
     def take_batch(self, limit: int, now: float) -> list[Entry]:
         """Up to `limit` entries for one call that works through them in order: several of one key may be in it."""
         self._wake(now)
@@ -236,3 +255,7 @@ class Lanes:
 
 def _order(entry: Entry) -> int:
     return entry.change.order
+
+
+def _hope(entry: Entry) -> tuple[int, int]:
+    return entry.failures, entry.change.order

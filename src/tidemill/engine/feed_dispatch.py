@@ -13,6 +13,7 @@ from tidemill.app.worker import Worker
 from tidemill.core.breaker import Breaker
 from tidemill.core.fence import Fence
 from tidemill.core.flow import Flow
+from tidemill.core.lanes import Entry
 from tidemill.engine.alone import Alone
 from tidemill.engine.feed_results import FeedResults
 from tidemill.engine.observe import BreakerWatch
@@ -69,14 +70,15 @@ class Dispatch:
     def more(self) -> None:
         """Hand over what may start."""
         now = self._clock.monotonic()
-        room = self._room(now)
+        allowed = self._breaker.allow(now)
+        room = self._room(now, allowed)
         calls: list[Call] = []
-        for part in self._in_turn():
+        for part in self._in_turn(now, trial=allowed is not None and room > 0):
             if room <= 0:
                 break
             if part.closed or part.halted or not part.reading:
                 continue
-            made = self._calls_of(part, room, now)
+            made = self._calls_of(part, room, now, trial=allowed is not None)
             room -= sum(len(call.items) for call in made)
             calls += made
         if calls:
@@ -117,29 +119,32 @@ class Dispatch:
             self._results.unstarted(work, now)
             self._alone.release(work.partition)
 
-    def _in_turn(self) -> Sequence[PartitionWork]:
-        """Each is first in its turn; but a suspect before all: an innocent should not wait for the next crash."""
+    def _in_turn(self, now: float, *, trial: bool) -> Sequence[PartitionWork]:
+        """Each is first in its turn; but a suspect before all, for an innocent should not wait for the next crash, and
+        in a trial the one with the best hope."""
         parts = list(self._parts.values())
         self._turn = (self._turn + 1) % max(len(parts), 1)
-        return sorted([*parts[self._turn :], *parts[: self._turn]], key=_unsuspected)
+        turn = [*parts[self._turn :], *parts[: self._turn]]
+        if trial:
+            return sorted(turn, key=lambda part: _failures(part.lanes.trial(now)))
+        return sorted(turn, key=_unsuspected)
 
     # --- inside ---------------------------------------------------------------------------------------------
 
-    def _room(self, now: float) -> int:
+    def _room(self, now: float, allowed: int | None) -> int:
         if self._still() or not self._fence.holds(now):
             return 0
-        allowed = self._breaker.allow(now)
         if allowed is not None:
             return max(allowed - self._running, 0)
         return self._flow.room(self._running, now)
 
-    def _calls_of(self, part: PartitionWork, room: int, now: float) -> list[Call]:
+    def _calls_of(self, part: PartitionWork, room: int, now: float, *, trial: bool) -> list[Call]:
         self._try_parked(part)
         if part.single:
             self._single(part, now)
             return []
-        if self._batch:
-            entries = part.lanes.take_batch(min(room, self._batch), now)
+        if trial or self._batch:
+            entries = part.lanes.take_trial(now) if trial else part.lanes.take_batch(min(room, self._batch or 1), now)
             return [self._call(Work(part, entries))] if entries else []
         return [self._call(Work(part, (entry,))) for entry in part.lanes.take(room, now)]
 
@@ -214,6 +219,10 @@ class Dispatch:
             part.trying.discard(key)
             return
         self._start(self._results.head(part, key, change))
+
+
+def _failures(entry: Entry | None) -> float:
+    return float("inf") if entry is None else entry.failures
 
 
 def _unsuspected(part: PartitionWork) -> bool:
