@@ -23,7 +23,7 @@ from pathlib import Path
 from tidemill.adapters.sqlite.connection import connect_reader, connect_writer, translate
 from tidemill.adapters.sqlite.lane import Job, wanted
 
-LOOK_MIN, LOOK_MAX, LOOK_GROWTH = 0.001, 0.025, 1.3
+LOOK_MIN, LOOK_MAX, LOOK_GROWTH = 0.001, 0.08, 1.15
 """Seconds between two looks for foreign commits, and the factor from one to the next while nothing happens."""
 
 
