@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -45,12 +45,12 @@ class Running:
 class Scope:
     """The handler call that sends: its name makes default ids, so that a rerun sends nothing twice."""
 
-    name: str
+    name: Callable[[], str]
     sent: int = 0
 
     def next_id(self) -> str:
         self.sent += 1
-        return f"{self.name}/{self.sent}"
+        return f"{self.name()}/{self.sent}"
 
 
 _running: ContextVar[Running | None] = ContextVar("tidemill_client", default=None)
@@ -77,8 +77,8 @@ def running() -> Running:
     return found
 
 
-def enter_scope(name: str) -> None:
-    """From here on sends in this context take their default ids from `name`."""
+def enter_scope(name: Callable[[], str]) -> None:
+    """From here on sends in this context take their default ids from `name`, which is asked for with the first."""
     _scope.set(Scope(name))
 
 

@@ -50,6 +50,8 @@ class Breaker:
 
     def success(self, item: str, now: float) -> None:
         """An item has passed: whatever was wrong is over."""
+        if not self._streak and not self._outpaced:
+            return  # nothing was
         if self._failing:
             self._outpaced.update(dict.fromkeys(self._failing))
             self._failing.clear()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from tidemill.app.client import enter_scope
@@ -51,7 +52,7 @@ class CallPlan:
             return await self._batch(call, slot, reach)
         item = call.items[0]
         try:
-            enter_scope(scope_of(call))
+            enter_scope(partial(scope_of, call))
             arguments = () if self.read is None else (self.read(item),)
         except BaseException as error:
             return (_unread(error, slot),)
@@ -68,7 +69,7 @@ class CallPlan:
     async def _batch(self, call: Call, slot: Slot, reach: Reach) -> tuple[End, ...]:
         ends: list[End | None] = []
         values: list[Any] = []
-        enter_scope(scope_of(call))
+        enter_scope(partial(scope_of, call))
         for item in call.items:
             end, value = self._read_one(item, slot)
             ends.append(end)

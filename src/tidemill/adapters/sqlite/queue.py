@@ -30,6 +30,7 @@ from tidemill.model import (
     Dead,
     Delivery,
     Depth,
+    Done,
     Later,
     Lost,
     Message,
@@ -311,6 +312,9 @@ def apply(connection: Connection, session: Session, outcomes: Sequence[Outcome],
     leaving = []
     for claim, (seq, dedup) in ours.items():
         outcome = asked[claim]
+        if outcome.started and type(outcome.verdict) is Done and not dedup:  # what nearly all are, without the long way
+            leaving.append(seq)
+            continue
         if comes_back(outcome):
             put_back(connection, outcome, seq, now)
             continue
