@@ -48,10 +48,15 @@ class Breaker:
         self._trial = 0.0
         self._wait = FIRST_TRIAL
 
+    @property
+    def calm(self) -> bool:
+        """Nothing has failed that did not pass since."""
+        return not self._streak and not self._outpaced
+
     def success(self, item: str, now: float) -> None:
         """An item has passed: whatever was wrong is over."""
-        if not self._streak and not self._outpaced:
-            return  # nothing was
+        if self.calm:
+            return
         if self._failing:
             self._outpaced.update(dict.fromkeys(self._failing))
             self._failing.clear()

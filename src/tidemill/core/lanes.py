@@ -66,9 +66,15 @@ class Lanes:
         """Append what was read, in order; the entries, all of them waiting or ready."""
         entries = [Entry(change) for change in page.changes]
         self._open.extend(entries)
+        lanes, ready = self._behind, self._ready
         for entry in entries:
             self.bytes += entry.size
-            self.enqueue(entry)
+            key = entry.change.key
+            if key in lanes:
+                self.enqueue(entry)
+            else:
+                lanes[key] = None
+                ready.append(entry)  # nothing is newer
         self._note_cursor(page.cursor)
         return entries
 

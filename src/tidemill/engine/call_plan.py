@@ -22,11 +22,10 @@ from tidemill.core.inject import Injector, Kind, Plan, Reach, here
 from tidemill.engine.frames import alone, line, trace
 from tidemill.engine.reading import UNASKED, Read, context_of, is_list, reader, scope_of
 from tidemill.engine.slot import Slot
-from tidemill.engine.work import Call, Cancelled, End, Ended, Failed, Misfit, Unstarted
+from tidemill.engine.work import DONE, Call, Cancelled, End, Ended, Failed, Misfit, Unstarted
 from tidemill.errors import ConfigurationError, NoJson, Reject, Retry, Snooze, Unfit
 from tidemill.model import Dead, Done, Later
 
-DONE: Final = Ended(Done())
 ALL_DONE: Final = (DONE,)
 FENCED: Final = Unstarted("fenced")
 _VERDICTS: Final = (Done, Later, Dead)
@@ -83,6 +82,8 @@ class CallPlan:
             given = _verdicts(returned, len(values), slot, self.worker)
         except BaseException as error:
             given = [_judge(error, slot, self.worker)] * len(values)
+        if len(values) == len(ends):
+            return tuple(given)
         following = iter(given)
         return tuple(next(following) if end is None else end for end in ends)
 

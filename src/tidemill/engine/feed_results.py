@@ -129,6 +129,9 @@ class FeedResults:
 
     def _batch(self, part: PartitionWork, entries: Sequence[Entry], ends: Sequence[End], now: float) -> None:
         """Of each key, what follows the first that is not done comes again too: order over progress."""
+        if self._breaker.calm and all_done(ends):
+            self._done.setdefault(part, []).extend(entries)
+            return
         done: list[Entry] = []
         rest: dict[str, list[tuple[Entry, End]]] = {}
         for entry, end in zip(entries, ends, strict=True):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from tidemill.app.worker import Worker
 from tidemill.core.fence import Fence
@@ -81,9 +81,14 @@ class Token:
     nonce: str
 
 
+DONE: Final = Ended(Done())
+
+
 def all_done(ends: Sequence[End]) -> bool:
     """Whether each of them is `Done`: only then do collected effects count."""
-    return all(isinstance(end, Ended) and isinstance(end.verdict, Done) for end in ends)
+    return ends.count(DONE) == len(ends) or all(
+        isinstance(end, Ended) and isinstance(end.verdict, Done) for end in ends
+    )
 
 
 class Sink(Protocol):

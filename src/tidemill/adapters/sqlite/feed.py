@@ -11,9 +11,11 @@ something and is `Expired`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from sqlite3 import Connection
+from functools import partial
+from sqlite3 import Connection, OperationalError
+from typing import Any
 
 from tidemill.adapters.sqlite import backfill
 from tidemill.adapters.sqlite.session import Session
@@ -161,6 +163,19 @@ def begin(connection: Connection, source: int, part: int, at: Start, *, table: b
     return Cursor(max(mark, top(connection) if row[0] is None else row[0] - 1), False)
 
 
+def _page(document: str, key: str) -> str:
+    """A page of the log, each row in the order of `Logged`'s fields, so that nothing is left to do for Python."""
+    kinds = " ".join(f"WHEN {number} THEN '{kind}'" for number, kind in enumerate(KINDS))
+    return (
+        f"SELECT CAST(seq AS TEXT), ?2, seq, ?1 || seq, CASE kind {kinds} END, {document}, {key}, body, before, at"
+        " FROM tidemill_log WHERE source = ?3 AND part = ?4 AND seq > ?5 AND kind < ?6 ORDER BY seq LIMIT ?7"
+    )
+
+
+PAGE, PAGE_AS_BYTES = _page("CAST(doc AS TEXT)", "CAST(key AS TEXT)"), _page("CAST(doc AS BLOB)", "CAST(key AS BLOB)")
+LOGGED: Callable[[Any], Logged] = partial(tuple.__new__, Logged)
+
+
 def pages(
     connection: Connection, source: int, cursors: Mapping[str, Cursor], limit: int, seen: int
 ) -> tuple[int, dict[str, Page | Expired]]:
@@ -180,33 +195,23 @@ def pages(
 
 
 def one_page(connection: Connection, source: int, name: str, cursor: Cursor, limit: int) -> Page | None:
-    # The texts of foreign programs may be no UTF-8: a row must not stop its partition, so they are decoded here.
-    rows = connection.execute(
-        "SELECT seq, kind, CAST(doc AS BLOB), CAST(key AS BLOB), body, before, at FROM tidemill_log"
-        f" WHERE source = ? AND part = ? AND seq > ?{'' if cursor.backfill else ' AND kind < 3'} ORDER BY seq LIMIT ?",
-        (source, int(name), cursor.seq, limit),
-    ).fetchall()
-    if not rows:
+    kinds = BACKFILLED + 1 if cursor.backfill else BACKFILLED
+    args = ("b" if cursor.backfill else "", name, source, int(name), cursor.seq, kinds, limit)
+    try:
+        changes = tuple(map(LOGGED, connection.execute(PAGE, args).fetchall()))
+    except OperationalError as error:
+        if "UTF-8" not in str(error):
+            raise
+        changes = tuple(map(_replaced, connection.execute(PAGE_AS_BYTES, args).fetchall()))
+    if not changes:
         return None
-    b = "b" if cursor.backfill else ""
-    changes = tuple(
-        [
-            Logged(
-                str(seq),
-                name,
-                seq,
-                f"{b}{seq}",
-                KINDS[kind],
-                doc.decode(errors="replace"),
-                key.decode(errors="replace"),
-                body,
-                before,
-                at,
-            )
-            for seq, kind, doc, key, body, before, at in rows
-        ]
-    )
-    return Page(changes, f"{b}{rows[-1][0]}", len(rows) == limit)
+    return Page(changes, changes[-1].cursor or "", len(changes) == limit)
+
+
+def _replaced(row: tuple[Any, ...]) -> Logged:
+    """The texts of foreign programs may be no UTF-8: a row must not stop its partition."""
+    id, name, seq, cursor, kind, document, key, *rest = row
+    return Logged(id, name, seq, cursor, kind, document.decode(errors="replace"), key.decode(errors="replace"), *rest)
 
 
 def lag(connection: Connection, source: int, part: int, cursor: Cursor, now: float) -> Lag:
