@@ -28,9 +28,10 @@ def queue(rounds: int) -> Figures:
     """The queue beside Huey (durable, and as it comes) and a raw claim and delete loop in batches of 100."""
     raw, huey, plain, ours, void = [], [], [], [], 0
     for _ in range(rounds):
-        raw.append(queues.raw(50_000))
-        ours_round, lost, doubled = queues.tidemill(50_000)
+        before = queues.raw(100_000)
+        ours_round, lost, doubled = queues.tidemill(100_000)
         ours.append(ours_round)
+        raw.append((before + queues.raw(100_000)) / 2)
         huey.append(queues.huey(2_000, fsync=True))
         plain.append(queues.huey(2_000, fsync=False))
         void += lost + doubled
@@ -46,7 +47,7 @@ def queue(rounds: int) -> Figures:
 
 def feed(rounds: int) -> Figures:
     """The feed beside a raw read, decode (and await) loop."""
-    found = [feeds.run(40_000) for _ in range(rounds)]
+    found = [feeds.run(100_000) for _ in range(rounds)]
     each = [r["each"][0] / r["raw each"] for r in found]
     batch = [r["batch"][0] / r["raw batch"] for r in found]
     return {

@@ -19,7 +19,7 @@ from tidemill.app.client import running, wait
 from tidemill.app.depends import Depends
 from tidemill.engine.clock import SystemClock
 from tidemill.engine.handlers import Handlers
-from tidemill.engine.isolate import isolated
+from tidemill.engine.isolate import going_on
 from tidemill.engine.work import Ended, Unstarted
 from tidemill.errors import ConfigurationError, Forked, NotRunning, TidemillError
 from tidemill.model import Done, Message, Query, Rows, Stored, Write, Written
@@ -523,7 +523,8 @@ async def test_a_coroutine_that_is_given_up_in_mid_step_is_closed_in_its_context
         finally:
             seen.append(setting.get())
 
-    waiting = isolated(copy_context(), work())
+    context, given_up = copy_context(), work()
+    waiting = going_on(context, given_up, context.run(given_up.send, None))
     waiting.send(None)
     waiting.close()
     assert seen == ["its own"]

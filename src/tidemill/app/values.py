@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -18,9 +18,11 @@ class Document(Generic[T_co]):
     value: T_co
 
 
-@dataclass(frozen=True, slots=True)
-class Change(Generic[T_co]):
-    """A document was created or replaced: `value` is what it is now, `before` what it was (if declared)."""
+class Change(NamedTuple, Generic[T_co]):
+    """A document was created or replaced: `value` is what it is now, `before` what it was (if declared).
+
+    (A named tuple, because one is made for each change of a feed; see `Delivery`.)
+    """
 
     id: str
     document: str

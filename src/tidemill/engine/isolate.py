@@ -2,7 +2,8 @@
 
 A task per call would cost half of the throughput. So the long-lived runner of a slot drives each call's coroutine
 itself and steps it inside the call's own copy of the context: `asyncio.current_task()` stays the runner, time-outs
-and cancellation reach the coroutine through it, and what the call sets in its ContextVars ends with the call.
+and cancellation reach the coroutine through it, and what the call sets in its ContextVars ends with the call. The
+first step is the runner's own, `context.run(work.send, None)`: most calls end in it.
 """
 
 from __future__ import annotations
@@ -13,16 +14,6 @@ from types import coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-
-
-async def isolated(context: Context, work: Coroutine[Any, Any, T]) -> T:
-    """Await `work`, each of its steps inside `context`."""
-    try:
-        waiting_for = context.run(work.send, None)
-    except StopIteration as end:
-        result: T = end.value
-        return result
-    return await going_on(context, work, waiting_for)
 
 
 @coroutine

@@ -15,7 +15,7 @@ from contextvars import Context
 from threading import Lock
 
 from tidemill.engine.call_plan import CallPlan, holds
-from tidemill.engine.isolate import isolated
+from tidemill.engine.isolate import going_on
 from tidemill.engine.outbox import Outbox
 from tidemill.engine.slot import Line, Slot
 from tidemill.engine.work import Call
@@ -113,7 +113,13 @@ class LoopPool:
         ends = holds(call.fence, now, len(call.items))
         if ends is None:
             slot.start(now)
-            ends = await isolated(self._base.copy(), self._plan.perform(call, slot))
+            context, work = self._base.copy(), self._plan.perform(call, slot)
+            try:
+                waiting_for = context.run(work.send, None)
+            except StopIteration as end:  # it never waited, as most do in a busy moment
+                ends = end.value
+            else:
+                ends = await going_on(context, work, waiting_for)
         slot.end()
         return self._outbox.put_soon(call, slot, ends)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol, TypeAlias
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from tidemill.app.worker import Worker
 from tidemill.core.fence import Fence
@@ -114,9 +114,11 @@ class Call:
     started: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """How a call ended. `writes` and `messages` are what `context.transaction` collected (only if all is Done)."""
+class Result(NamedTuple):
+    """How a call ended. `writes` and `messages` are what `context.transaction` collected (only if all is Done).
+
+    (A named tuple, as `Delivery`.)
+    """
 
     call: Call
     ends: tuple[End, ...]

@@ -12,7 +12,7 @@ BUSY = 10.0
 """Seconds a connection waits for a lock that a foreign program holds (our own processes queue by flock)."""
 
 WRITER_CACHE = 16 * 1024
-READER_CACHE = 4 * 1024
+READER_CACHE = 16 * 1024
 """Page caches in KiB; they grow only as they are used."""
 
 

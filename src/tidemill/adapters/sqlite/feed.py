@@ -14,10 +14,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from sqlite3 import Connection, OperationalError
+from sqlite3 import Connection
 from typing import Any
 
 from tidemill.adapters.sqlite import backfill
+from tidemill.adapters.sqlite.columns import Packed, blobs, integers, pack, reals, texts
 from tidemill.adapters.sqlite.session import Session
 from tidemill.model import (
     MAX_WAIT,
@@ -163,16 +164,17 @@ def begin(connection: Connection, source: int, part: int, at: Start, *, table: b
     return Cursor(max(mark, top(connection) if row[0] is None else row[0] - 1), False)
 
 
-def _page(document: str, key: str) -> str:
-    """A page of the log, each row in the order of `Logged`'s fields, so that nothing is left to do for Python."""
-    kinds = " ".join(f"WHEN {number} THEN '{kind}'" for number, kind in enumerate(KINDS))
-    return (
-        f"SELECT CAST(seq AS TEXT), ?2, seq, ?1 || seq, CASE kind {kinds} END, {document}, {key}, body, before, at"
-        " FROM tidemill_log WHERE source = ?3 AND part = ?4 AND seq > ?5 AND kind < ?6 ORDER BY seq LIMIT ?7"
-    )
-
-
-PAGE, PAGE_AS_BYTES = _page("CAST(doc AS TEXT)", "CAST(key AS TEXT)"), _page("CAST(doc AS BLOB)", "CAST(key AS BLOB)")
+LOG = "SELECT * FROM tidemill_log WHERE source = ?1 AND part = ?2 AND seq > ?3 AND kind < ?4 ORDER BY seq LIMIT ?5"
+PAGE = pack(
+    LOG,
+    integers("seq"),
+    "group_concat(kind, '')",
+    texts("doc"),
+    texts("key"),
+    blobs("body"),
+    blobs("before"),
+    reals("at"),
+)
 LOGGED: Callable[[Any], Logged] = partial(tuple.__new__, Logged)
 
 
@@ -196,22 +198,17 @@ def pages(
 
 def one_page(connection: Connection, source: int, name: str, cursor: Cursor, limit: int) -> Page | None:
     kinds = BACKFILLED + 1 if cursor.backfill else BACKFILLED
-    args = ("b" if cursor.backfill else "", name, source, int(name), cursor.seq, kinds, limit)
-    try:
-        changes = tuple(map(LOGGED, connection.execute(PAGE, args).fetchall()))
-    except OperationalError as error:
-        if "UTF-8" not in str(error):
-            raise
-        changes = tuple(map(_replaced, connection.execute(PAGE_AS_BYTES, args).fetchall()))
-    if not changes:
+    packed = Packed(connection.execute(PAGE, (source, int(name), cursor.seq, kinds, limit)).fetchone())
+    count = packed.count
+    if not count:
         return None
-    return Page(changes, changes[-1].cursor or "", len(changes) == limit)
-
-
-def _replaced(row: tuple[Any, ...]) -> Logged:
-    """The texts of foreign programs may be no UTF-8: a row must not stop its partition."""
-    id, name, seq, cursor, kind, document, key, *rest = row
-    return Logged(id, name, seq, cursor, kind, document.decode(errors="replace"), key.decode(errors="replace"), *rest)
+    seqs = packed.integers()
+    ids = list(map(str, seqs))
+    cursors = [f"b{id}" for id in ids] if cursor.backfill else ids
+    kinds_of = [KINDS[int(kind)] for kind in packed.value()]
+    rest = (packed.texts(), packed.texts(), packed.blobs(), packed.blobs(), packed.reals())
+    changes = tuple(map(LOGGED, zip(ids, (name,) * count, seqs, cursors, kinds_of, *rest, strict=True)))
+    return Page(changes, cursors[-1], count == limit)
 
 
 def lag(connection: Connection, source: int, part: int, cursor: Cursor, now: float) -> Lag:

@@ -55,8 +55,10 @@ SELECT seq, queue, priority, due, deliveries + 1, dedup, ?, ? FROM tidemill_read
 """
 
 HOLDERS = """
-SELECT seq || '.' || nonce, seq, dedup FROM tidemill_claim WHERE seq IN (SELECT value FROM json_each(?))
+SELECT group_concat(seq || '.' || nonce), group_concat(dedup) FROM tidemill_claim
+WHERE seq IN (SELECT value FROM json_each(?))
 """
+"""One row, because each row would offer the interpreter's lock to the other threads (see `columns`)."""
 
 NEXT_PRIORITY = "SELECT max(priority) FROM tidemill_ready WHERE queue = ? AND priority < ?"
 
@@ -298,7 +300,13 @@ def deliveries_of(queue: str, rows: list[Row], nonce: str) -> list[Delivery]:
 def holders(connection: Connection, claims: Iterable[str]) -> dict[str, tuple[int, int]]:
     """Of the claims on these messages, each with its seq and whether there is a dedup key."""
     seqs = json.dumps([claim.partition(".")[0] for claim in claims])
-    return {claim: (seq, dedup) for claim, seq, dedup in connection.execute(HOLDERS, (seqs,))}
+    held, dedups = connection.execute(HOLDERS, (seqs,)).fetchone()
+    if held is None:
+        return {}
+    return {
+        claim: (int(claim.partition(".")[0]), int(dedup))
+        for claim, dedup in zip(held.split(","), dedups.split(","), strict=True)
+    }
 
 
 def comes_back(outcome: Outcome) -> bool:
