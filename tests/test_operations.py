@@ -20,6 +20,7 @@ from tidemill.engine.places import Places, places
 from tidemill.errors import Unavailable
 from tidemill.model import Dead, DeadLetter, Message, Outcome, Put, Swap, Value
 from tidemill.operations import Acted, Selection
+from tidemill.operations.records import scan
 from tidemill.testing.clock import FakeClock
 
 Row = dict[str, int]
@@ -61,7 +62,7 @@ async def write(home: Places, key: str, value: Value) -> None:
 
 
 async def controls(home: Places) -> list[Value]:
-    return [record.value async for record in operations.scan(home.shared_store(), "control/")]
+    return [record.value async for record in scan(home.shared_store(), "control/")]
 
 
 def letter(source: str, id: str, order: int, key: str | None = None) -> DeadLetter:
