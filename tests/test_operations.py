@@ -180,7 +180,7 @@ async def test_dropped_messages_are_gone(here: Places) -> None:
 
 
 async def test_many_letters_are_worked_in_pages(here: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operations, "PAGE", 3)
+    monkeypatch.setattr("tidemill.operations.dead_letters.PAGE", 3)
     await die(here, *(f"{i:02}" for i in range(10)))
     assert await operations.replay(here, Selection(), random=Random(1)) == Acted(letters=10)
     assert len(await here.queue("invoices").receive("m1", 20, 0.0)) == 10
