@@ -114,7 +114,7 @@ pins: ## Refresh requirements/*.txt (Python 3.11; UPGRADE= keeps what is pinned)
 	echo 'Installing into .venv/pins: the tool of requirements/pins.txt'; \
 	"$$found" -m venv --clear .venv/pins
 	@$(call pip_install,.venv/pins/bin/python,--require-hashes -r requirements/pins.txt)
-	@for list in pins dev; do \
+	@for list in pins dev site; do \
 	    echo "Writing requirements/$$list.txt"; \
 	    CUSTOM_COMPILE_COMMAND='make pins' .venv/pins/bin/python -m piptools compile -q $(UPGRADE) --strip-extras \
 	        --allow-unsafe --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
