@@ -10,7 +10,6 @@ import json
 import sys
 from pathlib import Path
 
-
 OURS = ("tidemill", "pip", "setuptools")
 """Not what a user installs from elsewhere."""
 
