@@ -410,7 +410,7 @@ async def alone(item: int) -> None:
 @pytest.mark.parametrize(
     ("handler", "options", "problem"),
     [
-        (lambda item: None, {"type_": threading.Thread}, "bodies of type Thread cannot be validated: Pydantic"),
+        (lambda item: None, {"type_": threading.Thread}, "bodies of type Thread cannot be validated; make it"),
         (yielding, {}, "the handler yields"),
         (alone, {"batch": 5}, "batch=5 calls it with lists; annotate 'item' as list"),
         (lambda item, rates: None, {}, "parameter 'rates' has nothing to fill it"),
