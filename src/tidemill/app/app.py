@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -50,16 +49,18 @@ class App(Router):
         """All declarations as one frozen value. Raises `ConfigurationError` for workers of places that are none of
         this app's."""
         self._check_places()
-        around = tuple(self._middleware)
         return Declared(
             self.name,
             self._api,
             tuple(self._sources.values()),
             tuple(self._queues.values()),
-            tuple(replace(worker, middleware=around + worker.middleware) for worker in self._workers.values()),
+            tuple(self._surrounded().values()),
             tuple(self._rules.values()),
             self._lifespan,
         )
+
+    def _renamed(self, prefix: str, group: str | None) -> Router:
+        raise ConfigurationError(f"app {self.name!r} cannot be included: make what is shared a Router()")
 
     def _check_places(self) -> None:
         problems = [problem for worker in self._workers.values() if (problem := self._homeless(worker))]

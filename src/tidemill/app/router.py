@@ -307,16 +307,20 @@ class Router:
         """The same declarations as they are in whoever includes this."""
         part = Router()
         part._sources, part._queues = self._sources, self._queues
-        around = tuple(self._middleware)
-        for worker in self._workers.values():
+        for worker in self._surrounded().values():
             name = prefix + worker.name
-            part._workers[name] = replace(
-                worker, name=name, group=group or worker.group, middleware=around + worker.middleware
-            )
+            part._workers[name] = replace(worker, name=name, group=group or worker.group)
         for rule in self._rules.values():
             name = prefix + rule.name
             part._rules[name] = replace(rule, name=name, workers=tuple(prefix + worker for worker in rule.workers))
         return part
+
+    def _surrounded(self) -> dict[str, Worker]:
+        """The workers, each with the middleware declared here around its own."""
+        around = tuple(self._middleware)
+        if not around:
+            return self._workers
+        return {n: replace(w, middleware=around + w.middleware) for n, w in self._workers.items()}
 
     def _still_open(self) -> None:
         if self._included:

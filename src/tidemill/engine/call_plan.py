@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from tidemill.app.client import enter_scope
 from tidemill.app.worker import Worker
+from tidemill.core.around import through
 from tidemill.core.fence import Fence
 from tidemill.core.inject import Injector, Kind, Plan, Reach, here
 from tidemill.engine.frames import alone, line, trace
@@ -96,17 +97,20 @@ class CallPlan:
 
     async def _call(self, call: Call, slot: Slot, arguments: tuple[Any, ...], reach: Reach) -> Any:
         plan = self.plan
-        if plan.free:
+        around = self.worker.middleware
+        if plan.free and not around:
             returned = plan.function(*arguments)
             return await reach(returned) if hasattr(returned, "__await__") else returned
         context = None
-        if plan.needs_context:
+        if plan.needs_context or around:
             context = slot.context = context_of(call, slot.deadline, slot.connect, self.transactional)
 
-        def still_ours() -> None:  # making the dependencies may have taken long
+        def still_ours() -> None:  # middleware, and making the dependencies, may have taken long
             if not call.fence.holds(self.now()):
                 raise Lapsed
 
+        if around:
+            return await through(around, context, lambda: plan.call(arguments, context, reach, still_ours), reach)
         return await plan.call(arguments, context, reach, still_ours if plan.steps else None)
 
 
