@@ -213,7 +213,7 @@ def test_mistakes_are_told_in_one_line(mistake: Callable[[], None], line: str) -
         lambda router: router.table("t", id="id"),
         lambda router: router.every("1m")(test_included_workers_work),
         lambda router: router.health("h")(lambda: Health.healthy()),
-        lambda router: router.task()(_of_nobody),
+        lambda router: router.task(name="t")(_of_nobody),
         lambda router: router.include(Router()),
         lambda router: router.middleware(test_included_workers_work),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextvars import ContextVar
+from typing import Any
 
 from tidemill.app.app import App
 from tidemill.app.context import Context
@@ -38,3 +39,7 @@ def plain(number: int) -> str:
 @app.on_message(numbers, process=True)
 async def coroutine(number: int) -> str:
     return f"{CALLER.get()} {number}"
+
+
+def anything(item: Any) -> None:
+    """Takes what comes."""

@@ -248,7 +248,7 @@ async def test_what_the_handler_never_sees_it_does_not_see_either() -> None:
     async def around(context: Context, proceed: Proceed) -> None:
         raise AssertionError("never called")
 
-    async def handler(item: int) -> None:
+    async def handler(item: Any) -> None:
         """Never called."""
 
     assert isinstance(await one_end(surrounded(message_worker(handler), around), delivery(b"no json")), Misfit)

@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeAlias
 
 from tidemill.app.context import Context
-from tidemill.core.inject import Kind, kind_of
+from tidemill.core.signature import Kind, kind_of
 from tidemill.errors import ConfigurationError
 
 

@@ -24,7 +24,8 @@ from tidemill.app.context import Context
 from tidemill.app.decorators import Task
 from tidemill.app.worker import OnMessage, Policy, Trigger, Worker
 from tidemill.core.fence import Fence
-from tidemill.core.inject import Injector, Kind
+from tidemill.core.inject import Injector
+from tidemill.core.signature import Kind
 from tidemill.engine.call_plan import CallPlan, compile_call
 from tidemill.engine.frames import line, trace
 from tidemill.engine.reading import type_of
