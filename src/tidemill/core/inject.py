@@ -9,9 +9,10 @@ code path serves loops, threads and child processes. With nothing to inject a pl
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import Parameter
+from types import GeneratorType
 from typing import Annotated, Any, Final, Protocol, TypeAlias, TypeVar, get_args, get_origin
 
 from tidemill.core.signature import Kind, dependency_of, kind_of, name_of, parameters_of, wrong_with
@@ -78,8 +79,8 @@ class Plan:
         failure: BaseException | None = None
         result: Any = None
         try:
-            for step in self.steps:
-                values.append(await make(step, values, self.shared, opened, reach))
+            if self.steps:
+                await make_all(self.steps, values, self.shared, opened, reach)
             if check is not None:
                 check()
             result = self.function(*arguments, **_gather(self.wants, values, self.shared))
@@ -87,7 +88,8 @@ class Plan:
                 result = await reach(result)
         except BaseException as error:
             failure = error
-        failure = await close(opened, failure, reach)
+        if opened:
+            failure = await close(opened, failure, reach)
         if failure is not None:
             raise failure
         return result
@@ -104,8 +106,7 @@ class AppScope:
     async def open(self) -> None:
         """Make them all, in order. Closes what was made if one fails, and raises its failure."""
         try:
-            for step in self._steps:
-                self._shared.append(await make(step, [None], self._shared, self._opened, here))
+            await make_all(self._steps, self._shared, self._shared, self._opened, here)
         except BaseException as error:
             failure = await close(self._opened, error, here)
             self._shared.clear()
@@ -279,27 +280,28 @@ class _Compiling:
 
 # --- making and closing -------------------------------------------------------------------------------------
 
-Opened: TypeAlias = Generator[Any, Any, Any] | AsyncGenerator[Any, Any]
+Opened: TypeAlias = "GeneratorType[Any, Any, Any] | AsyncGenerator[Any, Any]"
 
 _NOTHING: Final = object()
 
 
-async def make(step: Step, values: list[Any], shared: list[Any], opened: list[Opened], reach: Reach) -> Any:
-    """One value. A generator stays in `opened` until `close`."""
-    given = step.function(**_gather(step.wants, values, shared))
-    match step.kind:
-        case Kind.PLAIN:
-            return await reach(given) if hasattr(given, "__await__") else given
-        case Kind.ASYNC:
-            return await reach(given)
-        case Kind.GENERATOR:
+async def make_all(
+    steps: Sequence[Step], values: list[Any], shared: list[Any], opened: list[Opened], reach: Reach
+) -> None:
+    """Append each step's value to `values`. Generators stay in `opened` until `close`."""
+    for step in steps:
+        given = step.function(**_gather(step.wants, values, shared))
+        if step.kind is Kind.GENERATOR:
             value = next(given, _NOTHING)
-        case Kind.ASYNC_GENERATOR:
+        elif step.kind is Kind.ASYNC_GENERATOR:
             value = await reach(anext(given, _NOTHING))
-    if value is _NOTHING:
-        raise RuntimeError(f"dependency {name_of(step.function)} ended without yielding a value")
-    opened.append(given)
-    return value
+        else:
+            values.append(await reach(given) if step.kind is Kind.ASYNC or hasattr(given, "__await__") else given)
+            continue
+        if value is _NOTHING:
+            raise RuntimeError(f"dependency {name_of(step.function)} ended without yielding a value")
+        opened.append(given)
+        values.append(value)
 
 
 async def close(opened: list[Opened], failure: BaseException | None, reach: Reach) -> BaseException | None:
@@ -307,7 +309,7 @@ async def close(opened: list[Opened], failure: BaseException | None, reach: Reac
     while opened:
         generator = opened.pop()
         try:
-            if isinstance(generator, Generator):
+            if isinstance(generator, GeneratorType):  # asking the abstract class costs as much as all the rest
                 _finish(generator, failure)
             else:
                 await reach(_finish_async(generator, failure))
@@ -343,4 +345,6 @@ async def _finish_async(generator: AsyncGenerator[Any, Any], failure: BaseExcept
 
 
 def _gather(wants: tuple[tuple[str, int], ...], values: list[Any], shared: list[Any]) -> dict[str, Any]:
+    if not wants:
+        return {}
     return {name: values[place] if place >= 0 else shared[~place] for name, place in wants}
