@@ -1,8 +1,9 @@
-"""Routers: what is declared in them is the app's once they are included, under names that are checked."""
+"""Apps and routers: what a router declares is the app's once it is included, under names that are checked."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -172,6 +173,14 @@ def _odd_prefix() -> None:
     App("test").include(Router(), prefix="1.")
 
 
+def _lifespan_of_app() -> None:
+    App("test", lifespan=lambda app: app)
+
+
+def _lifespan_made() -> None:
+    App("test", lifespan=nullcontext())  # type: ignore[arg-type]
+
+
 def _of_nobody() -> None:
     app, router = App("test"), Router()
 
@@ -196,6 +205,14 @@ def _of_nobody() -> None:
         (
             _of_nobody,
             "worker 'count': queue 'lost' is not of this app; app.include(…) the router that declares it",
+        ),
+        (
+            _lifespan_of_app,
+            "app 'test': lifespan <lambda> is called without arguments (missing a required argument: 'app')",
+        ),
+        (
+            _lifespan_made,
+            "app 'test': lifespan=nullcontext cannot be called; give the function, not what it returns",
         ),
     ],
 )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any, Protocol
 
-from tidemill.app.options import named
+from tidemill.app.options import lifespan_of, named
 from tidemill.app.router import Router
 from tidemill.app.worker import Declared, OnChange, OnMessage, Worker
 from tidemill.errors import ConfigurationError
@@ -35,7 +35,7 @@ class App(Router):
         super().__init__()
         self.name: str = named("app", name)
         self._api = api
-        self._lifespan = lifespan
+        self._lifespan = lifespan_of(name, lifespan)
 
     def client(self, *, adapters: Any = None, **options: Any) -> AnyClient:
         """Open the handles in a script, a notebook or another framework's view: `async with app.client():`, or

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 from tidemill.app.worker import Policy
 from tidemill.core.backoff import Backoff
 from tidemill.core.duration import Duration, seconds
@@ -29,6 +32,24 @@ def policy_of(
     if rate is not None and rate <= 0:
         raise ConfigurationError(f"rate={rate} must be more than 0 calls a second")
     return Policy(concurrency, retry, limit, process, batch, rate)
+
+
+def lifespan_of(app: str, lifespan: Any) -> Any:
+    """The lifespan, if it can be called as one. Raises `ConfigurationError` if not."""
+    if lifespan is None:
+        return None
+    name = getattr(lifespan, "__name__", type(lifespan).__name__)
+    if not callable(lifespan):
+        raise ConfigurationError(
+            f"app {app!r}: lifespan={name} cannot be called; give the function, not what it returns"
+        )
+    try:
+        inspect.signature(lifespan).bind()
+    except TypeError as error:
+        raise ConfigurationError(f"app {app!r}: lifespan {name} is called without arguments ({error})") from None
+    except ValueError:
+        pass  # a builtin without a signature
+    return lifespan
 
 
 def duration_of(option: str, value: Duration) -> float:
