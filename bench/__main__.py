@@ -1,6 +1,6 @@
 """`make bench`: every figure in one run, interleaved, medians, each beside the raw driver or a peer of the same run.
 
-    python -m bench [--rounds 5] [--only queue|feed|crossing|backlog|trim|latency|idle]
+    python -m bench [--rounds 5] [--only queue|feed|crossing|backlog|trim|inject|latency|idle]
 
 Lost, doubled and disordered items are counted in each; a figure without those zeroes is void and the exit code is 1.
 Absolute numbers depend on the machine; the ratios are what holds.
@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from bench import feeds, processes, queues, trimming
+from bench import feeds, inject, processes, queues, trimming
 from tidemill.run import tune
 
 Figures = dict[str, Any]
@@ -118,6 +118,7 @@ PARTS: dict[str, Callable[[int], Figures]] = {
     "crossing": crossing,
     "backlog": backlog,
     "trim": trim,
+    "inject": inject.measure,
     "latency": latency,
     "idle": idle,
 }
