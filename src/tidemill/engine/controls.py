@@ -7,7 +7,7 @@ bell rings. A wish that was acted on and not removed (a crash in between) is act
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 
 from tidemill.engine.feeds import FeedWorker
 from tidemill.engine.parking import Decided
@@ -30,7 +30,7 @@ class Controls:
         self._feeds: Mapping[str, FeedWorker] = {feed.worker: feed for feed in feeds}
         self._queues: Mapping[str, QueueWorker] = {queue.worker.name: queue for queue in queues}
         self._acting: dict[str, PartitionWork] = {}  # under this hold of the partition; another hold acts anew
-        self._resetting: set[str] = set()
+        self._leasing: set[str] = set()
         self._tasks = Tasks()
 
     async def look(self) -> None:
@@ -57,7 +57,7 @@ class Controls:
         partition, _, _ = rest.partition("/")
         feed = self._feeds.get(worker)
         part = feed.parts.get(partition) if feed is not None else None
-        if feed is None or part is None or record.key in self._resetting or self._acting.get(record.key) is part:
+        if feed is None or part is None or record.key in self._leasing or self._acting.get(record.key) is part:
             return
         match record.value.get("wish"):
             case "replay" | "drop" as wish:
@@ -65,20 +65,21 @@ class Controls:
                 if feed.decide(partition, Decided(key, wish, lambda: self._remove(record))):
                     self._acting[record.key] = part
             case "resume":
-                feed.resume_halted(partition)
-                self._remove(record)
+                self._spawn(record, feed.resume_halted(partition))
             case "reset":
-                self._resetting.add(record.key)
-                self._spawn(feed, partition, record)
+                self._spawn(record, feed.reset(partition, str(record.value.get("cursor"))))
 
-    def _spawn(self, feed: FeedWorker, partition: str, record: Record) -> None:
-        async def reset() -> None:
-            if await feed.reset(partition, str(record.value.get("cursor"))):
+    def _spawn(self, record: Record, act: Awaitable[bool]) -> None:
+        """The wish is removed once what it wants is stored; else whoever holds the partition next acts on it."""
+        self._leasing.add(record.key)
+
+        async def work() -> None:
+            if await act:
                 self._remove(record)
             else:
-                self._resetting.discard(record.key)  # whoever holds the partition next acts on it
+                self._leasing.discard(record.key)
 
-        self._tasks.spawn(reset())
+        self._tasks.spawn(work())
 
     def _remove(self, record: Record) -> None:
         async def remove() -> None:
@@ -88,6 +89,6 @@ class Controls:
                 return  # it is found and acted on again: idempotent
             finally:
                 self._acting.pop(record.key, None)
-                self._resetting.discard(record.key)
+                self._leasing.discard(record.key)
 
         self._tasks.spawn(remove())

@@ -2,17 +2,29 @@
 line, the HTTP operations API)."""
 
 from tidemill.operations.dead_letters import Acted, Selection, drop, letters, replay
+from tidemill.operations.feeds import FeedState, Resumed, Step, feeds, pause_feed, plan_reset, reset, resume_feed
 from tidemill.operations.overview import Partition, Status, Timer, groups_without_members, status
+from tidemill.operations.rename import Renamed, rename_feed
 
 __all__ = [
     "Acted",
+    "FeedState",
     "Partition",
+    "Renamed",
+    "Resumed",
     "Selection",
     "Status",
+    "Step",
     "Timer",
     "drop",
+    "feeds",
     "groups_without_members",
     "letters",
+    "pause_feed",
+    "plan_reset",
+    "rename_feed",
     "replay",
+    "reset",
+    "resume_feed",
     "status",
 ]

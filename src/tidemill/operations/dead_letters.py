@@ -15,9 +15,10 @@ from typing import Literal, TypeAlias
 
 from tidemill.engine.controls import FEED
 from tidemill.engine.places import Places
-from tidemill.model import FORMAT, DeadLetter, Stale, Swap, Value
+from tidemill.model import DeadLetter
 from tidemill.operations.records import PAGE, sources
-from tidemill.ports import DeadLetters, Store
+from tidemill.operations.wishes import wish as write
+from tidemill.ports import DeadLetters
 
 Wish: TypeAlias = Literal["replay", "drop"]
 
@@ -89,20 +90,9 @@ async def _act(places: Places, selection: Selection, wish: Wish, random: Random,
             done += await (home.release(source, ids) if wish == "replay" else home.drop(source, ids))
     if not dry_run:
         for partition, key in sorted(keys):
-            await _wish(places.shared_store(), partition, key, wish, random)
+            where = f"{FEED}{partition}/{sha256(key.encode()).hexdigest()[:32]}"
+            await write(places.shared_store(), where, random, wish=wish, key=key)
     return Acted(done, len(keys), tuple(refused))
-
-
-async def _wish(store: Store, partition: str, key: str, wish: Wish, random: Random) -> None:
-    """Write a control; a later wish about the same key replaces an earlier one that nobody has acted on."""
-    where = f"{FEED}{partition}/{sha256(key.encode()).hexdigest()[:32]}"
-    value: Value = {"format": FORMAT, "wish": wish, "key": key, "write": f"{random.getrandbits(64):016x}"}
-    [current] = await store.get([where])
-    while True:
-        [reply] = await store.swap([Swap(where, current.version if current else None, value)])
-        if not isinstance(reply, Stale):
-            return
-        current = reply.current
 
 
 async def _pages(places: Places, selection: Selection) -> AsyncIterator[tuple[Sequence[DeadLetter], DeadLetters]]:

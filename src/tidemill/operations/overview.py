@@ -78,7 +78,7 @@ async def status(places: Places, declared: Declared) -> Status:
     partitions: list[Partition] = []
     for worker in declared.workers:
         if isinstance(worker.trigger, OnChange):
-            read = _partitions(places, worker.name, worker.trigger.source.name)
+            read = partitions_of(places, worker.name, worker.trigger.source.name)
             partitions += await attempt(f"feed {worker.name}", read, [])
     queues: dict[str, Depth] = {}
     for spec, _ in declared.queues:
@@ -113,7 +113,8 @@ async def _members(places: Places) -> list[member.Member]:
     return sorted(found.values(), key=lambda entry: (entry.name, entry.started_at))
 
 
-async def _partitions(places: Places, worker: str, source: str) -> list[Partition]:
+async def partitions_of(places: Places, worker: str, source: str) -> list[Partition]:
+    """Those that can be read and those that have a lease, each with its lag and its park."""
     store, feed = places.shared_store(), places.feed(source)
     prefix = lease.prefix_of(worker)
     leases = {r.key.removeprefix(prefix): lease.from_value(r.value) async for r in scan(store, prefix)}
