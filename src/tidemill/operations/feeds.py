@@ -77,7 +77,7 @@ async def resume_feed(places: Places, worker: Worker, *, random: Random) -> Resu
     halted = [partition for partition in found if partition.state == "halted"]
     holders = await _holders(store, halted)
     for partition in halted:
-        await wish(store, f"{FEED}{worker.name}/{partition.name}/resume", random, wish="resume")
+        await wish(store, f"{FEED}{worker.name}/{partition.name}/resume", {"wish": "resume"}, random)
     names = [partition.name for partition in halted]
     return Resumed(was_paused, tuple(names), tuple(name for name in names if holders[name] is None))
 
@@ -107,7 +107,7 @@ async def reset(places: Places, worker: Worker, steps: Sequence[Step], *, random
     so that nothing of before is written any more. Keys that are parked stay parked."""
     for step in steps:
         key = f"{FEED}{worker.name}/{step.partition}/reset"
-        await wish(places.shared_store(), key, random, wish="reset", cursor=step.cursor)
+        await wish(places.shared_store(), key, {"wish": "reset", "cursor": step.cursor}, random)
 
 
 def source_of(worker: Worker) -> str:
@@ -150,4 +150,3 @@ def _difference(one: Partition, left: int | None) -> tuple[int | None, int | Non
 
 def _pauses(value: Value | None) -> bool:
     return value is not None and value.get("wish") == "pause"
-

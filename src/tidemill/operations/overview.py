@@ -93,7 +93,7 @@ async def status(places: Places, declared: Declared) -> Status:
         members=tuple(await attempt("members", _members(places), [])),
         partitions=tuple(partitions),
         queues=queues,
-        timers=tuple(await attempt("timers", _timers(store, timers), [])),
+        timers=tuple(await attempt("timers", timers_of(store, timers), [])),
         paused=tuple(await attempt("controls", _paused(store), [])),
         dead_letters={source: count for source, count, _ in counted},
         problems=tuple(problems),
@@ -149,7 +149,8 @@ def _partition(
     )
 
 
-async def _timers(store: Store, names: Sequence[str]) -> list[Timer]:
+async def timers_of(store: Store, names: Sequence[str]) -> list[Timer]:
+    """What the records of these timers tell."""
     records = await store.get([timer.key_of(name) for name in names]) if names else []
     return [_timer(name, record) for name, record in zip(names, records, strict=True)]
 

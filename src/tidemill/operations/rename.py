@@ -63,9 +63,9 @@ async def rename_feed(
         return plan
     await mover.freeze(found, await _presence(places))
     await mover.reserve()
+    await mover.carry(PAUSE + old, PAUSE + worker.name)
     for partition in sorted({*mover.frozen, *mine}):
         await mover.move(partition)
-    await mover.carry(PAUSE + old, PAUSE + worker.name)
     return plan
 
 
@@ -94,10 +94,14 @@ class _Mover:
             raise Refused(f"nothing is known of a feed worker {old!r}: there is nothing to rename")
         other = next((one.source for _, one in found.values() if one.source not in ("", source)), None)
         if other is not None:
-            raise Refused(f"{old!r} worked {other!r} and {new!r} works {source!r}: a cursor of one is none of the other")
+            raise Refused(
+                f"{old!r} worked {other!r} and {new!r} works {source!r}: a cursor of one is none of the other"
+            )
         for partition, (_, one) in (await self.leases(new)).items():
             if not self.again and not _came(one, old):
-                raise Refused(f"{new!r} has begun (partition {partition}): what it has done cannot be joined with {old!r}")
+                raise Refused(
+                    f"{new!r} has begun (partition {partition}): what it has done cannot be joined with {old!r}"
+                )
 
     async def count(self, partitions: Sequence[str]) -> Renamed:
         keys = letters = 0
@@ -132,7 +136,9 @@ class _Mover:
             current = reply.current if isinstance(reply, Stale) else None
             if current is not None and not _came(lease.from_value(current.value), self._old):
                 await self._undo()
-                raise Refused(f"{self._new!r} has begun (partition {partition}) while it was renamed; nothing was moved")
+                raise Refused(
+                    f"{self._new!r} has begun (partition {partition}) while it was renamed; nothing was moved"
+                )
 
     async def _undo(self) -> None:
         for partition, (version, one) in self.frozen.items():

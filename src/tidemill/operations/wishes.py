@@ -26,6 +26,6 @@ async def change(store: Store, key: str, edit: Callable[[Value | None], Value | 
         current = reply.current
 
 
-async def wish(store: Store, key: str, random: Random, **value: str) -> None:
+async def wish(store: Store, key: str, value: Value, random: Random) -> None:
     """Write a control over whatever stands there: a later wish replaces one that nobody has acted on."""
     await change(store, key, lambda _: {"format": FORMAT, **value, "write": f"{random.getrandbits(64):016x}"})
