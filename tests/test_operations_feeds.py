@@ -24,7 +24,6 @@ from tidemill.ports import Store
 from tidemill.testing.clock import FakeClock
 from tidemill.testing.harness import Harness
 
-
 ZERO, ONE = "0000", "0001"
 """The partitions of the reference backend."""
 

@@ -166,6 +166,11 @@ async def _paused(store: Store) -> list[str]:
     return [r.key.removeprefix(PAUSE) async for r in scan(store, PAUSE) if r.value.get("wish") == "pause"]
 
 
+async def is_served(places: Places, group: str) -> bool:
+    """Whether a live replica works this group."""
+    return any(group in one.groups for one in await _members(places))
+
+
 def groups_without_members(now: Status) -> Sequence[str]:
     """Groups for which nobody works."""
     served = {group for one in now.members for group in one.groups}

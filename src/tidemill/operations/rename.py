@@ -163,7 +163,7 @@ class _Mover:
                 return
         name = entry.name if entry else owner
         raise Refused(
-            f"{name} holds partition {partition} of {self._old!r}: stop it first; if it was killed, start any replica of"
+            f"{name} holds partition {partition} of {self._old!r}: stop it first; if it was killed, start a replica of"
             f" a release with {self._old!r}, which takes over within 20 s, and stop that"
         )
 
