@@ -170,6 +170,8 @@ def test_a_feed_that_is_held_is_not_renamed(run: Run, folder: Path) -> None:
         await database.store().swap(swaps)
 
     prepare(folder, work)
+    ran = run("feed", "rename", "invoice", "bill", "--dry-run")
+    assert (ran.code, ran.out) == (1, "")
     ran = run("feed", "rename", "invoice", "bill")
     assert (ran.code, ran.err.count("\n")) == (1, 1)
     assert ran.err.startswith("tidemill: pod-1 holds partition 0 of 'invoice': stop it first; if it was killed, start")

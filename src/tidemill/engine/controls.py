@@ -20,6 +20,7 @@ from tidemill.ports import Store
 
 PAUSE = "control/worker/"
 FEED = "control/feed/"
+PAGE = 1_000
 
 
 class Controls:
@@ -39,13 +40,24 @@ class Controls:
         names = [*self._feeds, *self._queues]
         try:
             pauses = await self._store.get([PAUSE + name for name in names]) if names else []
-            wishes = await self._store.scan(FEED, FEED, 1_000) if self._feeds else []
+            wishes = await self._wishes() if self._feeds else []
         except TidemillError:
             return
         for name, record in zip(names, pauses, strict=True):
             self._pause(name, record is not None and record.value.get("wish") == "pause")
         for record in wishes:
             self._act(record)
+
+    async def _wishes(self) -> list[Record]:
+        """All of them: those that nobody here can act on must not hide others."""
+        found: list[Record] = []
+        after = FEED
+        while True:
+            page = await self._store.scan(FEED, after, PAGE)
+            found += page
+            if len(page) < PAGE:
+                return found
+            after = page[-1].key
 
     def _pause(self, name: str, paused: bool) -> None:
         worker = self._feeds.get(name) or self._queues.get(name)

@@ -37,7 +37,7 @@ class Partition:
 
 @dataclass(frozen=True, slots=True)
 class Timer:
-    """One timer: the newest occurrence (seconds since the epoch; None: never), who runs it, how it ended."""
+    """One timer: the occurrence that ran last (seconds since the epoch; None: never), who runs it, how it ended."""
 
     name: str
     last: float | None
@@ -159,7 +159,9 @@ def _timer(name: str, record: Record | None) -> Timer:
     if record is None:
         return Timer(name, None, "never ran", "", 0, "")
     found = timer.from_value(record.value)
-    return Timer(name, found.last, found.state, found.owner, found.attempts, found.error)
+    if not found.at:
+        return Timer(name, None, "never ran", "", 0, "")  # it has begun: `last` is where its schedule starts
+    return Timer(name, found.at, found.state, found.owner, found.attempts, found.error)
 
 
 async def _paused(store: Store) -> list[str]:

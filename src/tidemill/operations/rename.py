@@ -53,7 +53,8 @@ async def rename_feed(
     """Move all that hangs on `old` to `worker`. Raises `Refused` where somebody works `old`, where `worker` has begun,
     or where there is nothing to move."""
     source = source_of(worker)
-    mover = _Mover(places.shared_store(), places.letters_of_feed(source), old, worker.name, random, now)
+    letters, gone = places.letters_of_feed(source), await _gone(places)
+    mover = _Mover(places.shared_store(), letters, old, worker.name, gone=gone, random=random, now=now)
     found = await mover.leases(old)
     mine = {name: known for name, known in (await mover.leases(worker.name)).items() if _came(known[1], old)}
     mover.again = bool(mine) or any(_goes(known[1], worker.name) for _, known in found.items())
@@ -61,7 +62,7 @@ async def rename_feed(
     plan = await mover.count(sorted({*found, *mine}))
     if dry_run:
         return plan
-    await mover.freeze(found, await _presence(places))
+    await mover.freeze(found)
     await mover.reserve()
     await mover.carry(PAUSE + old, PAUSE + worker.name)
     for partition in sorted({*mover.frozen, *mine}):
@@ -72,13 +73,24 @@ async def rename_feed(
 class _Mover:
     """One rename. State: the old leases that are frozen, by partition."""
 
-    def __init__(self, store: Store, letters: DeadLetters, old: str, new: str, random: Random, now: float) -> None:
+    def __init__(
+        self,
+        store: Store,
+        letters: DeadLetters,
+        old: str,
+        new: str,
+        *,
+        gone: frozenset[str],
+        random: Random,
+        now: float,
+    ) -> None:
         self.frozen: dict[str, Known] = {}
         self.again = False
         self._store = store
         self._letters = letters
         self._old = old
         self._new = new
+        self._gone = gone
         self._random = random
         self._now = now
 
@@ -102,6 +114,8 @@ class _Mover:
                 raise Refused(
                     f"{new!r} has begun (partition {partition}): what it has done cannot be joined with {old!r}"
                 )
+        for partition, (_, one) in sorted(found.items()):
+            await self._ended(one.owner, partition, bury=False)
 
     async def count(self, partitions: Sequence[str]) -> Renamed:
         keys = letters = 0
@@ -114,12 +128,12 @@ class _Mover:
 
     # --- 1 and 2: nobody else works it any more ---------------------------------------------------------------
 
-    async def freeze(self, found: Mapping[str, Known], gone: frozenset[str]) -> None:
+    async def freeze(self, found: Mapping[str, Known]) -> None:
         """Keep everybody from claiming the old leases. Undone if one of them is held."""
         try:
             for partition, (version, one) in sorted(found.items()):
                 if not _goes(one, self._new):
-                    await self._ended(one.owner, partition, gone)
+                    await self._ended(one.owner, partition, bury=True)
                     one = _freeze(one, partition, {"to": self._new}, self._nonce())
                     version = await self._put(lease.key_of(self._old, partition), version, one)
                 self.frozen[partition] = (version, one)
@@ -147,19 +161,18 @@ class _Mover:
                 await self._store.swap([Swap(new.key, new.version, None)])
             await self._swap(lease.key_of(self._old, partition), version, _thaw(one))
 
-    async def _ended(self, owner: str | None, partition: str, gone: frozenset[str]) -> None:
-        """Raise `Refused` unless the owner is dead for certain; then it is buried, as any replica would do it."""
+    async def _ended(self, owner: str | None, partition: str, *, bury: bool) -> None:
+        """Raise `Refused` unless the owner is dead for certain; then `bury` it, as any replica would do it."""
         if owner is None:
             return
         [record] = await self._store.get([member.key_of(owner)])
         entry = member.from_value(record.value) if record else None
         if isinstance(entry, member.Tombstone):
             return
-        if entry is None or owner in gone:
+        if entry is None or owner in self._gone:
             stone = member.Tombstone(owner, "rename", self._now, self._nonce())
             swap = Swap(member.key_of(owner), record.version if record else None, stone.to_value())
-            [reply] = await self._store.swap([swap])
-            if isinstance(reply, Record):
+            if not bury or isinstance((await self._store.swap([swap]))[0], Record):
                 return
         name = entry.name if entry else owner
         raise Refused(
@@ -269,7 +282,7 @@ def _came(one: Lease, old: str) -> bool:
     return isinstance(mark, Mapping) and mark.get("from") == old
 
 
-async def _presence(places: Places) -> frozenset[str]:
+async def _gone(places: Places) -> frozenset[str]:
     """Members that certainly live no more, where the store can tell."""
     presence = places.store.presence() if "presence" in places.store.features else None
     if presence is None:
