@@ -241,7 +241,7 @@ class Broken(Memory):
         self.__dict__.update(memory.__dict__)
         self._broken = store
 
-    def store(self) -> Store:
+    def store(self) -> Store:  # type: ignore[override]
         return self._broken
 
 
@@ -313,6 +313,8 @@ async def test_nobody_takes_what_is_being_renamed() -> None:
         await lab.put("a", 2)
         await harness.advance("30s")
         assert [feed.parts for feed in harness.engine.feeds] == [{}, {}]
+        states = await operations.feeds(harness.places, lab.app.declared())
+        assert {part.state for state in states for part in state.partitions} == {"renaming"}
     assert lab.seen == {}
 
 

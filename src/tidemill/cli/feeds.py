@@ -144,16 +144,26 @@ def _tell_unheld(partitions: Sequence[str]) -> None:
         print(f"nobody holds partition(s) {', '.join(partitions)} now: the wish waits for who takes them next")
 
 
+def _state(one: FeedState) -> str:
+    """In a word: what stops it first."""
+    states = [part.state for part in one.partitions]
+    if one.paused:
+        return "paused"
+    if "renaming" in states:
+        return "renaming"
+    if "halted" in states:
+        return f"{states.count('halted')} halted"
+    return "works" if any(part.owner for part in one.partitions) else "nobody"
+
+
 def _row(one: FeedState) -> tuple[object, ...]:
     parts = one.partitions
     lags = [part.lag for part in parts if part.lag]
-    halted = sum(part.state == "halted" for part in parts)
-    state = "paused" if one.paused else f"{halted} halted" if halted else "works" if any(p.owner for p in parts) else ""
     return (
         one.worker,
         one.source,
         one.group,
-        state or "nobody",
+        _state(one),
         len(parts),
         sum(part.owner is not None for part in parts),
         sum(lag.items for lag in lags) if lags else "",

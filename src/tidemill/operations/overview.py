@@ -12,7 +12,7 @@ from tidemill.engine.controls import PAUSE
 from tidemill.engine.places import Places
 from tidemill.errors import TidemillError, Unavailable
 from tidemill.model import Depth, Lag, Record
-from tidemill.operations.records import scan, sources
+from tidemill.operations.records import RENAMED, scan, sources
 from tidemill.ports import Store
 
 T = TypeVar("T")
@@ -141,7 +141,7 @@ def _partition(
         held.owner,
         held.epoch,
         held.cursor,
-        held.state,
+        "renaming" if RENAMED in held.extra else held.state,
         held.crashes,
         lag,
         waiting=len(states) - parked,

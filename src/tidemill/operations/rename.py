@@ -27,10 +27,8 @@ from tidemill.engine.places import Places
 from tidemill.errors import Refused
 from tidemill.model import Record, Stale, Swap, Swapped, Value
 from tidemill.operations.feeds import source_of
-from tidemill.operations.records import PAGE, scan
+from tidemill.operations.records import PAGE, RENAMED, scan
 from tidemill.ports import DeadLetters, Store
-
-MARK = "renamed"
 
 Known: TypeAlias = tuple[str, Lease]
 """A lease and the version it was seen at."""
@@ -257,28 +255,28 @@ def _below(key: str, prefix: str) -> bool:
 
 def _freeze(one: Lease, partition: str, mark: Mapping[str, str], nonce: str) -> Lease:
     """Nobody may claim it: it waits for itself to be gone. A new token, so that its last owner writes nothing more."""
-    extra: Value = {**one.extra, MARK: {**mark, "parents": list(one.parents)}}
+    extra: Value = {**one.extra, RENAMED: {**mark, "parents": list(one.parents)}}
     released = lease.release(replace(one, epoch=one.epoch + 1, nonce=nonce), None)
     return replace(released, parents=(partition,), extra=extra)
 
 
 def _thaw(one: Lease) -> Lease:
     """As it was, but for its token: it may be claimed."""
-    mark = one.extra.get(MARK)
+    mark = one.extra.get(RENAMED)
     parents = mark.get("parents") if isinstance(mark, Mapping) else None
-    rest = {name: item for name, item in one.extra.items() if name != MARK}
+    rest = {name: item for name, item in one.extra.items() if name != RENAMED}
     return replace(one, parents=tuple(map(str, parents)) if isinstance(parents, list | tuple) else (), extra=rest)
 
 
 def _goes(one: Lease, new: str) -> bool:
     """Frozen by a rename to this name."""
-    mark = one.extra.get(MARK)
+    mark = one.extra.get(RENAMED)
     return isinstance(mark, Mapping) and mark.get("to") == new
 
 
 def _came(one: Lease, old: str) -> bool:
     """Reserved by a rename from this name."""
-    mark = one.extra.get(MARK)
+    mark = one.extra.get(RENAMED)
     return isinstance(mark, Mapping) and mark.get("from") == old
 
 

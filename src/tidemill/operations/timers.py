@@ -19,10 +19,9 @@ from tidemill.engine.timers import rules_of
 from tidemill.errors import Refused
 from tidemill.model import Gone, Record, Stale, Swap, Value
 from tidemill.operations.overview import Timer, timers_of
+from tidemill.operations.records import RENAMED
 from tidemill.operations.wishes import change
 from tidemill.ports import Store
-
-MARK = "renamed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +85,7 @@ async def rename_timer(places: Places, old: str, worker: Worker, *, random: Rand
     if per_replica(worker):
         raise Refused(f"timer {new!r} runs in each replica by itself: it has no record to rename")
     [before, after] = await store.get([timer.key_of(old), timer.key_of(new)])
-    ours = after is not None and after.value.get(MARK) == old
+    ours = after is not None and after.value.get(RENAMED) == old
     if before is None and not ours:
         raise Refused(f"nothing is known of a timer {old!r}: there is nothing to rename")
     if after is not None and not ours:
@@ -111,9 +110,9 @@ async def _copy(store: Store, before: Record, old: str, new: str) -> None:
         [owner] = await store.get([member.key_of(found.owner)])
         name = str(owner.value.get("name") or found.owner) if owner else found.owner
         raise Refused(f"timer {old!r} runs in {name} now: wait until it has ended")
-    [written] = await store.swap([Swap(timer.key_of(new), None, {**found.to_value(), MARK: old})])
+    [written] = await store.swap([Swap(timer.key_of(new), None, {**found.to_value(), RENAMED: old})])
     current = written.current if isinstance(written, Stale) else None
-    if current is not None and current.value.get(MARK) != old:
+    if current is not None and current.value.get(RENAMED) != old:
         raise Refused(f"timer {new!r} has begun while it was renamed; nothing was moved")
     [gone] = await store.swap([Swap(before.key, before.version, None)])
     if not isinstance(gone, Gone):
@@ -149,4 +148,4 @@ def _state(worker: Worker, control: Control, record: Record | None, seen: Timer,
 
 
 def _without_mark(value: Value) -> Value:
-    return {name: item for name, item in value.items() if name != MARK}
+    return {name: item for name, item in value.items() if name != RENAMED}
