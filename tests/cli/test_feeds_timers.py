@@ -206,6 +206,7 @@ def test_a_timer_is_paused_and_resumed(run: Run, worked: None) -> None:
     assert run("timer", "pause", "nightly").out == "nightly is paused within a second or two; what runs goes on\n"
     assert run("timer", "pause", "nightly").out == "nightly was paused already\n"
     assert (timers(run)["nightly"]["paused"], timers(run)["nightly"]["next"]) == (True, None)
+    assert "  nightly        paused " in run("status").out
     assert run("timer", "resume", "nightly").out == "nightly goes on; what fell into the pause is skipped\n"
     assert run("timer", "resume", "nightly").out == "nightly was not paused\n"
 

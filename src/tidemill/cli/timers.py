@@ -82,9 +82,7 @@ def rename(old: str, new: str, target: str | None, options: Options) -> int:
 
 def _row(one: TimerState) -> tuple[object, ...]:
     seen = one.seen
-    state = seen.state if seen else "in each replica"
-    if one.paused:
-        state = "paused"
+    state = seen.state if seen else "paused" if one.paused else "in each replica"
     if one.wished:
         state += ", run wished"
     last = (instant(seen.last), seen.attempts, seen.error) if seen else ("", "", "")

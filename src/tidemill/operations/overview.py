@@ -151,17 +151,20 @@ def _partition(
 
 async def timers_of(store: Store, names: Sequence[str]) -> list[Timer]:
     """What the records of these timers tell."""
-    records = await store.get([timer.key_of(name) for name in names]) if names else []
-    return [_timer(name, record) for name, record in zip(names, records, strict=True)]
+    keys = [timer.key_of(name) for name in names] + [timer.control_key(name) for name in names]
+    records = await store.get(keys) if names else []
+    found = zip(names, records[: len(names)], records[len(names) :], strict=True)
+    return [
+        _timer(name, record, timer.control_of(control.value if control else None)) for name, record, control in found
+    ]
 
 
-def _timer(name: str, record: Record | None) -> Timer:
-    if record is None:
-        return Timer(name, None, "never ran", "", 0, "")
-    found = timer.from_value(record.value)
-    if not found.at:
-        return Timer(name, None, "never ran", "", 0, "")  # it has begun: `last` is where its schedule starts
-    return Timer(name, found.at, found.state, found.owner, found.attempts, found.error)
+def _timer(name: str, record: Record | None, control: timer.Control) -> Timer:
+    found = timer.from_value(record.value) if record else None
+    if found is None or not found.at:  # it may have begun: `last` is where its schedule starts
+        return Timer(name, None, "paused" if control.paused else "never ran", "", 0, "")
+    state = "paused" if control.paused and found.state == "done" else found.state
+    return Timer(name, found.at, state, found.owner, found.attempts, found.error)
 
 
 async def _paused(store: Store) -> list[str]:
