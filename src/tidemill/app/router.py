@@ -213,6 +213,9 @@ class Router:
         process: bool = False,
     ) -> Callable[[F], F]:
         """Call the function when the cron expression says so in the time zone, once for all replicas."""
+        from tidemill.core.schedule import cron  # with its parser, which an app without such timers does not need
+
+        cron(expression, tz)  # a mistake is told where it stands
         trigger = Cron(expression, tz, misfire, once)
         policy = policy_of(1, retry, time_limit, process, None, None)
         return lambda handler: self._add(name, group, trigger, handler, policy)
