@@ -131,7 +131,7 @@ def _narrow(chosen: Chosen, every: bool) -> Selection:
     selection = chosen.selection()
     if selection == Selection() and not every:
         raise ConfigurationError(
-            "which ones? Give --source, --key, --id, --since, --until or --reason, or --all for all of them"
+            "which ones? Give --source, --key or --id, or another filter, or --all for all of them"
         )
     return selection
 
