@@ -1,4 +1,4 @@
-"""What type checkers tell of wrong declarations: an error where the mistake is, in words that name it."""
+"""What type checkers tell of declarations: where a mistake is, an error in words that name it; else nothing."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ def expected(checker: str) -> dict[int, list[str]]:
     return found
 
 
-def run(*command: str) -> str:
+def run(*command: str, code: int = 1) -> str:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     environment = os.environ | {"PATH": path, "MYPYPATH": "src"}
     ran = subprocess.run(
-        [sys.executable, "-m", *command, str(MISTAKES)],
+        [sys.executable, "-m", *command],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=110,
     )  # fmt: skip
-    assert ran.returncode == 1, ran.stdout + ran.stderr
+    assert ran.returncode == code, ran.stdout + ran.stderr
     return ran.stdout
 
 
 def test_mypy_names_the_mistake() -> None:
     told: dict[int, str] = {}
-    for line in run("mypy", "--strict").splitlines():
+    for line in run("mypy", "--strict", str(MISTAKES)).splitlines():
         if match := re.match(r"[^:]+:(\d+): error: (.*)", line):
             told[int(match[1])] = match[2]
     compare(told, expected("mypy"))
@@ -51,10 +51,15 @@ def test_mypy_names_the_mistake() -> None:
 
 def test_pyright_names_the_mistake() -> None:
     told: dict[int, str] = defaultdict(str)
-    for found in json.loads(run("pyright", "--outputjson"))["generalDiagnostics"]:
+    for found in json.loads(run("pyright", "--outputjson", str(MISTAKES)))["generalDiagnostics"]:
         if found["severity"] == "error":
             told[found["range"]["start"]["line"] + 1] += found["message"].replace("\u00a0", " ") + "\n"
     compare(told, expected("pyright"))
+
+
+def test_pyright_finds_nothing_wrong_with_what_is_right() -> None:
+    """mypy's turn is a gate of its own."""
+    assert "0 errors" in run("pyright", "typing_tests", "examples", code=0)
 
 
 def compare(told: dict[int, str], wanted: dict[int, list[str]]) -> None:

@@ -12,7 +12,18 @@ from typing import Any
 import pytest
 
 from tests.engine import surrounded as children
-from tests.engine.hands import change_worker, delivery, end_of, logged, message_worker, timer_worker
+from tests.engine.hands import (
+    LONG,
+    Sink,
+    call,
+    change_worker,
+    delivery,
+    end_of,
+    hands,
+    logged,
+    message_worker,
+    timer_worker,
+)
 from tidemill.app.app import App
 from tidemill.app.context import Context
 from tidemill.app.depends import Depends
@@ -21,7 +32,7 @@ from tidemill.app.worker import Worker
 from tidemill.engine import call_plan
 from tidemill.engine.clock import SystemClock
 from tidemill.engine.handlers import Handlers
-from tidemill.engine.work import Ended, Failed, Misfit, Occurrence
+from tidemill.engine.work import Cancelled, Ended, Failed, Misfit, Occurrence, Unstarted
 from tidemill.errors import ConfigurationError, Reject
 from tidemill.model import Dead, Done, Later
 
@@ -218,6 +229,50 @@ async def test_its_time_out_ends_an_async_handler() -> None:
     end = await one_end(surrounded(message_worker(hanging), limiting))
     assert isinstance(end, Failed)
     assert end.error.startswith("TimeoutError")
+
+
+async def test_a_cancel_reaches_it_where_it_waits(made: Made) -> None:
+    """Before it proceeds the handler has not begun: the call is given back, and what it holds is closed."""
+    waiting, closed, called = asyncio.Event(), asyncio.Event(), list[int]()
+    loop = asyncio.get_running_loop()
+
+    async def slow(context: Context, proceed: Proceed) -> None:
+        try:
+            loop.call_soon_threadsafe(waiting.set)
+            await asyncio.Event().wait()
+            await proceed()
+        finally:
+            loop.call_soon_threadsafe(closed.set)
+
+    worker, sink = surrounded(message_worker(made(called.append)), slow), Sink()
+    async with hands(worker, inline=False) as handlers:
+        one = call(worker, sink)
+        handlers.submit([one])
+        async with asyncio.timeout(LONG):
+            await waiting.wait()
+            handlers.cancel([one], "drain")
+            assert await sink.ends() == [Cancelled("drain")]
+            await closed.wait()
+    assert called == []
+
+
+async def test_a_fence_that_lapsed_meanwhile_keeps_the_handler_from_starting(made: Made) -> None:
+    now, called = [0.0], list[int]()
+
+    async def slow(context: Context, proceed: Proceed) -> None:
+        now[0] = 100.0
+        await proceed()
+
+    class Clock(SystemClock):
+        def __init__(self) -> None:
+            super().__init__()
+            self.monotonic = lambda: now[0]
+
+    worker, sink = surrounded(message_worker(made(called.append)), slow), Sink()
+    async with hands(worker, inline=False, clock=Clock()) as handlers:
+        handlers.submit([call(worker, sink, deadline=50.0)])
+        assert await sink.ends() == [Unstarted("fenced")]
+    assert called == []
 
 
 async def test_every_kind_of_call_goes_through_it() -> None:

@@ -38,7 +38,7 @@ class Proceeding:
     __slots__ = ("asked",)
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked: bool = False
 
     def __call__(self) -> Proceeding:
         return self
