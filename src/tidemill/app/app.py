@@ -117,10 +117,27 @@ class App:
         self._add_source(spec, type)
         return Table(spec, type)
 
-    def queue(self, name: str, type: type[T], *, dedup_window: Duration = 600.0) -> Queue[T]:
-        """A queue of messages of one type. `dedup_window`: how long a `dedup` stays taken after its message was
-        settled."""
-        spec = QueueSpec(_named("queue", name), _duration("dedup_window", dedup_window))
+    def queue(
+        self,
+        name: str,
+        type: type[T],
+        *,
+        dedup_window: Duration = 600.0,
+        limit: int | None = None,
+        key: str | None = None,
+    ) -> Queue[T]:
+        """A queue of messages of one type.
+
+        `dedup_window`: how long a `dedup` stays taken after its message was settled. `limit`: the most messages in the
+        queue, whether ready, delayed or claimed; a send above it raises `QueueFull`. It is approximate: the depth is
+        read at most once a second until it looks full, and what other replicas send meanwhile is not seen, so the queue
+        may grow past the limit by what they send in a second. `context.transaction`, replays of dead letters and
+        retries are never refused. `key` names a field: messages that are equal in it are delivered in order, one at a
+        time. A backend that cannot do that refuses to start.
+        """
+        spec = QueueSpec(_named("queue", name), _duration("dedup_window", dedup_window), limit, key)
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+            raise ConfigurationError(f"queue {name!r}: limit={limit!r} must be a whole number of 1 or more, or None")
         if name in self._queues:
             raise ConfigurationError(f"queue {name!r} is declared twice")
         self._queues[name] = (spec, type)

@@ -60,10 +60,14 @@ class Transaction:
         delay: Duration = 0.0,
         priority: int = 0,
         dedup: str | None = None,
+        key: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> str:
-        """Send a message; its id."""
-        message = queue.message(value, id=uuid4().hex, delay=delay, priority=priority, dedup=dedup, headers=headers)
+        """Send a message; its id. The queue's `limit` does not refuse it: an ack that has to wait for room in another
+        queue could wait for itself. It counts for those who send after it."""
+        message = queue.message(
+            value, id=uuid4().hex, delay=delay, priority=priority, dedup=dedup, key=key, headers=headers
+        )
         self.messages.append(message)
         return message.id
 
