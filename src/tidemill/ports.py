@@ -170,7 +170,8 @@ class Queue(Protocol):
         """At most `limit` of the messages that are ready or delayed, in the order in which they would be claimed if all
         were due (by priority, then by due time), from behind the place `after` ("" for the first). Nothing is claimed.
 
-        What waits during all pages and is not put back meanwhile is on exactly one of them. Feature `peek`.
+        What waits during all pages and is not put back meanwhile is on exactly one of them. Raises `BadOption` for an
+        `after` that is no place. Feature `peek`.
         """
         ...
 

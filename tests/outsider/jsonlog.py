@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from tidemill.errors import BackendFull, ConfigurationError, TooLarge
+from tidemill.errors import BackendFull, BadOption, ConfigurationError, TooLarge
 from tidemill.model import (
     Commit,
     CommitResult,
@@ -248,7 +248,7 @@ class JsonQueue:
         return Depth(len(ready), len(dues) - len(ready), claimed, now - min(ready) if ready else 0.0)
 
     async def peek(self, after: str, limit: int) -> Sequence[Waiting]:
-        behind = json.loads(after) if after else [float("-inf"), 0.0, ""]
+        behind = parsed(after)
         found = sorted((place(row), row["id"], row) for row in self._rows() if not row["claim"])
         return [waiting(row) for where, _, row in found if where > behind][:limit]
 
@@ -376,6 +376,14 @@ def delivery(row: Row) -> Delivery:
 
 def place(row: Row) -> list[Any]:
     return [-row["priority"], row["due"], row["id"]]
+
+
+def parsed(after: str) -> list[Any]:
+    try:
+        priority, due, id = json.loads(after or '[-1e9, 0.0, ""]')
+        return [int(priority), float(due), str(id)]
+    except (ValueError, TypeError):
+        raise BadOption(f"{after!r} is no place in a queue; take it from the page before") from None
 
 
 def waiting(row: Row) -> Waiting:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import tidemill
-from tidemill.cli.commands import letters, reading, running
+from tidemill.cli.commands import letters, queues, reading, running
 from tidemill.cli.options import PLAIN, examples
 from tidemill.signals import Signals
 
@@ -31,6 +31,7 @@ def build(signals: Signals) -> typer.Typer:
     running.add(app, signals)
     reading.add(app)
     letters.add(app)
+    queues.add(app)
     return app
 
 

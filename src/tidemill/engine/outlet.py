@@ -123,10 +123,10 @@ class Outlet:
         except Exception as error:
             _answer(batch, error if isinstance(error, TidemillError) else Unavailable(f"depth {queue}: {error!r}"))
             return []
-        for asked, error in zip(batch, refused, strict=True):
-            if error is not None:
-                _answer([asked], error)
-        return [asked for asked, error in zip(batch, refused, strict=True) if error is None]
+        for asked, full in zip(batch, refused, strict=True):
+            if full is not None:
+                _answer([asked], full)
+        return [asked for asked, full in zip(batch, refused, strict=True) if full is None]
 
     async def _request(self, lane: Lane, batch: list[Asked]) -> None:
         items = [item for asked in batch for item in asked.items]

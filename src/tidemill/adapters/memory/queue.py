@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from heapq import heappop, heappush
 
 from tidemill.adapters.memory.state import Held, QueueState, State
+from tidemill.errors import BadOption
 from tidemill.model import (
     Dead,
     DeadLetter,
@@ -267,8 +268,11 @@ def _place(held: Held) -> tuple[float, float, int]:
 def _parsed(place: str) -> tuple[float, float, int]:
     if not place:
         return float("-inf"), 0.0, 0
-    priority, due, serial = place.split("/")
-    return -int(priority), float(due), int(serial)
+    try:
+        priority, due, serial = place.split("/")
+        return -int(priority), float(due), int(serial)
+    except ValueError:
+        raise BadOption(f"{place!r} is no place in a queue; take it from the page before") from None
 
 
 def _waiting(held: Held) -> Waiting:

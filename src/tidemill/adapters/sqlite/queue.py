@@ -25,7 +25,7 @@ from typing import Any, TypeAlias
 
 from tidemill.adapters.sqlite.session import Session
 from tidemill.adapters.sqlite.store import dumps
-from tidemill.adapters.sqlite.waiting import peek, purge
+from tidemill.adapters.sqlite.waiting import parsed, peek, purge
 from tidemill.model import (
     MAX_WAIT,
     Dead,
@@ -185,7 +185,8 @@ class Queue:
         return self._depth[1]
 
     async def peek(self, after: str, limit: int) -> Sequence[Waiting]:
-        return await self._session.reads.submit(lambda connection: peek(connection, self._number, after, limit))
+        place = parsed(after)
+        return await self._session.reads.submit(lambda connection: peek(connection, self._number, place, limit))
 
     async def purge(self) -> int:
         self._depth = None

@@ -10,6 +10,7 @@ import json
 from sqlite3 import Connection
 from typing import Any, TypeAlias
 
+from tidemill.errors import BadOption
 from tidemill.model import Waiting
 
 Row: TypeAlias = tuple[Any, ...]
@@ -41,15 +42,13 @@ ABOVE_ALL = 1 << 62
 BEFORE_ALL = (float("-inf"), -1)
 """Before every due time and seq."""
 
+START: Place = (ABOVE_ALL, *BEFORE_ALL)
 
-def peek(connection: Connection, queue: int, after: str, limit: int) -> list[Waiting]:
+
+def peek(connection: Connection, queue: int, after: Place, limit: int) -> list[Waiting]:
     """A page in the order of claiming: each priority by one seek in the index, as `queue.claim` does it."""
-    found: list[Waiting] = []
-    if after:
-        priority, due, seq = parsed(after)
-        found += page(connection, (queue, priority, due, seq), limit)
-    else:
-        priority = ABOVE_ALL
+    priority = after[0]
+    found = page(connection, (queue, *after), limit)
     while len(found) < limit:
         priority = connection.execute(HIGHEST, (queue, priority)).fetchone()[0]
         if priority is None:
@@ -69,8 +68,17 @@ def waiting(row: Row) -> Waiting:
 
 
 def parsed(place: str) -> Place:
-    priority, due, seq = place.split("/")
-    return int(priority), float(due), int(seq)
+    """Raises `BadOption` for what is no place."""
+    if not place:
+        return START
+    try:
+        priority, due, seq = place.split("/")
+        found = int(priority), float(due), int(seq)
+        if not (abs(found[0]) < ABOVE_ALL and 0 <= found[2] < ABOVE_ALL):
+            raise ValueError  # SQLite has no such numbers
+        return found
+    except ValueError:
+        raise BadOption(f"{place!r} is no place in a queue; take it from the page before") from None
 
 
 def purge(connection: Connection, queue: int) -> int:

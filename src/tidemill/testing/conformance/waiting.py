@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
+
+from tidemill.errors import BadOption
 from tidemill.model import Done, Later, Lost, Message, Waiting
 from tidemill.ports import Database, Queue
 from tidemill.testing.conformance.bench import QUEUE, need
@@ -80,6 +83,12 @@ class WaitingConformance(Suite):
         (gone,) = await queue.receive("a", 1, 0.0)
         rest = await queue.peek(first[-1].place, 10)
         assert {one.id for one in [*first, *rest]} | {gone.id} == {"0", "1", "2", "3"}
+
+    async def test_a_place_that_is_none_is_refused(self, queue: Queue, database: Database) -> None:
+        need(database, "peek")
+        for place in ("soon", "1/2", "[1, 2]", "1/x/3"):
+            with pytest.raises(BadOption):
+                await queue.peek(place, 10)
 
     async def test_purge_of_nothing(self, queue: Queue, database: Database) -> None:
         need(database, "purge")
