@@ -11,7 +11,7 @@ from tidemill.app.app import App
 from tidemill.app.handles import Queue
 from tidemill.engine.controls import PAUSE
 from tidemill.engine.places import places
-from tidemill.errors import ConfigurationError, QueueFull, TooLarge
+from tidemill.errors import ConfigurationError, QueueFull, TooLarge, Unavailable
 from tidemill.model import Limits, Message, Stale, Swap
 from tidemill.operations import queues as operations
 from tidemill.operations.queues import Sent
@@ -113,6 +113,21 @@ async def test_a_backend_that_can_do_less() -> None:
         await operations.pause(where, app.declared(), "jobs")
     [state] = await operations.queues(where, app.declared())
     assert state.paused == ()
+
+
+async def test_a_backend_that_is_away_costs_what_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def away(self: object, prefix: object) -> None:
+        raise Unavailable("no route")
+
+    app, jobs = shop()
+    async with Harness(app, workers=[]) as harness:
+        await jobs.send({"n": 1})
+        monkeypatch.setattr("tidemill.adapters.memory.letters.MemoryDeadLetters.count", away)
+        monkeypatch.setattr("tidemill.adapters.memory.store.MemoryStore.get", away)
+        [state] = await operations.queues(harness.places, app.declared())
+        assert (state.depth and state.depth.ready, state.dead, state.paused) == (1, None, ())
+        assert state.problem == "no route"
+        monkeypatch.undo()
 
 
 async def test_messages_go_in_batches_that_the_backend_takes() -> None:

@@ -362,3 +362,30 @@ def test_purge_asks_and_nobody_answers(run: Run, waiting: None) -> None:
     ran = run("queue", "purge", "invoices", stdin="y\n")
     assert (ran.code, ran.err) == (2, "tidemill: nothing was removed: add --yes\n")
     assert len(peeked(run, "invoices")) == 3
+
+
+@pytest.mark.parametrize(
+    "words", [["run", "--database", "sqlite:///tidemill.db"], ["queue", "ls"], ["queue", "send", "invoices", "{}"]]
+)
+def test_order_per_key_is_refused_at_the_start(run: Run, folder: Path, words: list[str]) -> None:
+    (folder / "app.py").write_text(APP.replace('"invoices", Invoice', '"invoices", Invoice, key="number"'))
+    ran = run(*words)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err == (
+        "tidemill: queue 'invoices': key='number' asks for order per key, which the backend sqlite cannot do; leave"
+        " key= out, or let a feed (app.collection and on_change) keep the order\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ("limit=0", "app.py:14: queue 'small': limit=0 must be a whole number of 1 or more, or None"),
+        ('dedup_window="soon"', "app.py:14: dedup_window: 'soon' is no duration"),
+    ],
+)
+def test_a_declaration_that_does_not_fit(run: Run, folder: Path, options: str, line: str) -> None:
+    (folder / "app.py").write_text(APP.replace("limit=3", options))
+    ran = run("queue", "ls")
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert ran.err.startswith(f"tidemill: {line}")

@@ -62,7 +62,8 @@ def _row(one: QueueState) -> Sequence[object]:
     depth = one.depth or Depth(0, 0, 0, 0.0)
     counts = [depth.ready, depth.delayed, depth.claimed, length(depth.oldest)] if one.depth else ["?", "?", "?", ""]
     workers = [f"{name} (paused)" if name in one.paused else name for name in one.workers]
-    return [one.name, *counts, one.limit, one.dead, ", ".join(workers) or "none"]
+    dead = "?" if one.dead is None else one.dead
+    return [one.name, *counts, one.limit, dead, ", ".join(workers) or "none"]
 
 
 def peek(chosen: Chosen, limit: int, after: str, *, as_json: bool) -> int:

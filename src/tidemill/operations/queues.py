@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 from tidemill.app.handles import Queue
 from tidemill.app.worker import Declared, OnMessage
@@ -25,16 +25,18 @@ from tidemill.model import FORMAT, Depth, Gone, Message, Record, Stale, Swap, Va
 from tidemill.operations.records import PAGE, sources
 from tidemill.ports import Store
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
 class QueueState:
-    """A queue as it is. `depth` is None where it could not be read, and `problem` says why; `paused` are those of its
-    `workers` that are."""
+    """A queue as it is. `depth` and `dead` are None where they could not be read; `problem` says why. `paused` are
+    those of its `workers` that are, as far as the store could be read."""
 
     name: str
     depth: Depth | None
     limit: int | None
-    dead: int
+    dead: int | None
     workers: tuple[str, ...]
     paused: tuple[str, ...]
     problem: str = ""
@@ -68,21 +70,34 @@ def find(declared: Declared, name: str) -> Queue[Any]:
 
 
 async def queues(places: Places, declared: Declared) -> Sequence[QueueState]:
-    """Every declared queue, by name. A backend that is away costs its own line only."""
-    dead = {source: count for source, count, _ in await sources(places)}
-    paused = await _paused(places, [worker.name for worker in declared.workers])
+    """Every declared queue, by name. A backend that is away costs what it knows, and a line in `problem`."""
+    letters, no_letters = await _read(sources(places))
+    paused, no_controls = await _read(_paused(places, [worker.name for worker in declared.workers]))
+    dead = None if letters is None else {source: count for source, count, _ in letters}
     found = []
     for spec, _ in sorted(declared.queues, key=lambda declaration: declaration[0].name):
-        depth, problem = None, ""
-        try:
-            depth = await places.queue(spec.name).depth()
-        except Unavailable as error:
-            problem = str(error)
+        depth, no_depth = await _read(places.queue(spec.name).depth())
         workers = workers_of(declared, spec.name)
-        stopped = tuple(name for name in workers if name in paused)
-        letters = dead.get(f"queue/{spec.name}", 0)
-        found.append(QueueState(spec.name, depth, spec.limit, letters, workers, stopped, problem))
+        found.append(
+            QueueState(
+                spec.name,
+                depth,
+                spec.limit,
+                None if dead is None else dead.get(f"queue/{spec.name}", 0),
+                workers,
+                tuple(name for name in workers if name in (paused or ())),
+                "; ".join(dict.fromkeys(filter(None, (no_depth, no_letters, no_controls)))),
+            )
+        )
     return found
+
+
+async def _read(work: Awaitable[T]) -> tuple[T | None, str]:
+    """What was read, or why it was not."""
+    try:
+        return await work, ""
+    except Unavailable as error:
+        return None, str(error)
 
 
 async def peek(places: Places, queue: str, *, limit: int, after: str = "") -> Sequence[Waiting]:
