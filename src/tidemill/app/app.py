@@ -166,7 +166,12 @@ class App:
         process: bool = False,
         rate: float | None = None,
     ) -> Any:
-        """Call the function for each message of the queue (`batch=n`: with lists of up to n)."""
+        """Call the function for each message of the queue (`batch=n`: with lists of up to n).
+
+        In each replica: `concurrency` calls at once, `rate` messages a second at most. What is claimed ahead of the
+        free slots is measured: as much as the worker starts in half a second, 500 at most. `time_limit` ends a call
+        as a failure, `retry` says when and how often it is tried again, `process` runs it in a child process.
+        """
         policy = _policy(concurrency, retry, time_limit, process, batch, rate)
         trigger = OnMessage(queue.spec, queue.type)
         return lambda handler: self._add(name, group, trigger, handler, policy)
@@ -253,9 +258,10 @@ class App:
         retry: Backoff = _USUAL,
         time_limit: Duration | None = 600.0,
         process: bool = False,
+        rate: float | None = None,
     ) -> Callable[[Callable[P, R]], Task[P, R]]:
         """A function that can be called here, or sent to a queue of its own: `await thumbnail.send(7, width=80)`."""
-        policy = _policy(concurrency, retry, time_limit, process, None, None)
+        policy = _policy(concurrency, retry, time_limit, process, None, rate)
 
         def decorate(function: Callable[P, R]) -> Task[P, R]:
             chosen = name or str(getattr(function, "__name__", "task"))
