@@ -150,6 +150,26 @@ async def test_what_the_backend_cannot_do(options: dict[str, Any], line: str) ->
             await jobs.send({"n": 1}, **options)
 
 
+async def test_a_transaction_refuses_at_the_call_too() -> None:
+    app, jobs = shop()
+    mails = app.queue("mails", Row)
+    refused: list[str] = []
+
+    @app.on_message(jobs)
+    async def work(row: Row, context: Context) -> None:
+        for options in ({"delay": 901}, {"priority": 5_000}):
+            with pytest.raises(BadOption) as error:
+                context.transaction.send(mails, row, **options)
+            refused.append(str(error.value).partition(",")[0].partition(" must")[0])
+        context.transaction.send(mails, row, delay=900)
+
+    async with Harness(app, database=Short(FakeClock())) as harness:
+        await jobs.send({"n": 1})
+        await harness.idle()
+        assert refused == ["queue 'mails': delay=901 s", "queue 'mails': priority=5000"]
+        assert (await harness.places.queue("mails").depth()).delayed == 1
+
+
 async def test_a_bad_message_among_many_sends_none(jobs: Queue[Row]) -> None:
     app, jobs = shop()
     async with Harness(app, database=Short(FakeClock())) as harness:

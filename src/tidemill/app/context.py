@@ -10,6 +10,7 @@ from threading import Event
 from typing import Any, TypeVar
 from uuid import uuid4
 
+from tidemill.app.client import check_unsent
 from tidemill.app.handles import Collection, Queue
 from tidemill.core.duration import Duration
 from tidemill.errors import ConfigurationError
@@ -68,6 +69,7 @@ class Transaction:
         message = queue.message(
             value, id=uuid4().hex, delay=delay, priority=priority, dedup=dedup, key=key, headers=headers
         )
+        check_unsent(message)
         self.messages.append(message)
         return message.id
 

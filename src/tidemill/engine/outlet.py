@@ -50,8 +50,11 @@ class Outlet:
         self._closed = False
 
     async def send(self, queue: str, messages: Sequence[Message]) -> Sequence[str]:
-        self._admission.check(queue, messages)
+        self.check(queue, messages)
         return await self._ask(("send", queue), messages)
+
+    def check(self, queue: str, messages: Sequence[Message]) -> None:
+        self._admission.check(queue, messages)
 
     async def get(self, collection: str, ids: Sequence[str]) -> Sequence[Stored | None]:
         return await self._ask(("get", collection), ids)

@@ -230,3 +230,9 @@ class QueueConformance(ClaimConformance, WaitingConformance):
         depth = await queue.depth()
         assert (depth.ready, depth.delayed, depth.claimed) == (2, 1, 1)
         assert 4 * tick <= depth.oldest < 4 * tick + 60
+
+    async def test_depth_counts_what_this_object_has_sent(self, queue: Queue) -> None:
+        """Though it may be cached: a bound on the queue goes by it."""
+        for n in range(3):
+            assert (await queue.depth()).ready == n
+            await queue.send([message(str(n))])
