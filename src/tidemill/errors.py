@@ -57,6 +57,10 @@ class Conflict(TidemillError):
     """The document was changed by somebody else since it was read (its etag differs)."""
 
 
+class Refused(TidemillError):
+    """An operation was refused, for things do not stand as it needs them; nothing was changed."""
+
+
 class ClaimLost(TidemillError):
     """The claim or the lease went to another replica; what this handler collected was not written."""
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
 from tidemill.app.handles import Queue
 from tidemill.app.worker import Declared
+from tidemill.cli.asked import agreed
 from tidemill.cli.bodies import Bodies, bodies, checked
 from tidemill.cli.opened import with_places
+from tidemill.cli.progress import progress
 from tidemill.cli.show import instant, length, print_json, table
 from tidemill.engine.places import Places
 from tidemill.errors import BadOption, ConfigurationError, TidemillError
@@ -226,7 +228,7 @@ def purge(chosen: Chosen, *, dry_run: bool, yes: bool) -> int:
         count = await operations.purge(places, chosen.name, dry_run=True)
         if dry_run:
             return count
-        if not yes and not _agreed(f"Remove about {count} waiting message(s) of {chosen.name} for good?"):
+        if not yes and not agreed(f"Remove about {count} waiting message(s) of {chosen.name} for good?"):
             raise ConfigurationError("nothing was removed: add --yes")
         with _progress(f"purging {chosen.name}", count) as step:
             return await operations.purge(places, chosen.name, told=step)
@@ -239,23 +241,6 @@ def purge(chosen: Chosen, *, dry_run: bool, yes: bool) -> int:
     return 0
 
 
-def _agreed(question: str) -> bool:
-    if not sys.stdin or not sys.stdin.isatty():
-        return False
-    sys.stderr.write(f"{question} [y/N] ")
-    sys.stderr.flush()
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
-
-
-@contextmanager
-def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr, if somebody looks and it takes a while."""
-    if total < MANY or not sys.stderr.isatty():
-        yield lambda count: None
-        return
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress
-
-    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda count: bar.advance(task, count)
+def _progress(what: str, total: int) -> AbstractContextManager[Callable[[int], object]]:
+    """A bar, if it takes a while."""
+    return progress(what, total) if total >= MANY else nullcontext(lambda count: None)

@@ -21,9 +21,9 @@ from tidemill.engine.controls import PAUSE
 from tidemill.engine.outlet import Outlet
 from tidemill.engine.places import Places
 from tidemill.errors import ConfigurationError, Unavailable
-from tidemill.model import FORMAT, Depth, Gone, Message, Record, Stale, Swap, Value, Waiting
+from tidemill.model import FORMAT, Depth, Message, Value, Waiting
 from tidemill.operations.records import PAGE, sources
-from tidemill.ports import Store
+from tidemill.operations.wishes import change
 
 T = TypeVar("T")
 
@@ -137,7 +137,7 @@ async def send(
 
 
 async def purge(
-    places: Places, queue: str, *, dry_run: bool = False, told: Callable[[int], None] = lambda count: None
+    places: Places, queue: str, *, dry_run: bool = False, told: Callable[[int], object] = lambda count: None
 ) -> int:
     """Remove what is ready or delayed, for good; what is claimed stays. How many (`dry_run`: about how many would be).
 
@@ -189,28 +189,21 @@ async def _wish(places: Places, declared: Declared, queue: str, value: Value | N
             f"queue {queue!r}: a pause is kept in the store, and there is none; set TIDEMILL_STORE"
         )
     store = places.shared_store()
-    return Wished(workers, tuple([name for name in workers if await _write(store, PAUSE + name, value)]))
 
+    def edit(now: Value | None) -> Value | None:
+        return now if _pauses(now) == (value is not None) else value
 
-async def _write(store: Store, key: str, value: Value | None) -> bool:
-    """Write a wish or remove it; False if it was so before. An unknown swap is safe to repeat by the caller."""
-    [current] = await store.get([key])
-    while _pauses(current) != (value is not None):
-        [reply] = await store.swap([Swap(key, current.version if current else None, value)])
-        match reply:
-            case Stale(current=newer):
-                current = newer
-            case Record() | Gone():
-                return True
-    return False
+    return Wished(workers, tuple([name for name in workers if await change(store, PAUSE + name, edit)]))
 
 
 async def _paused(places: Places, workers: Sequence[str]) -> frozenset[str]:
     if not workers or "store" not in places.store.features:
         return frozenset()
     records = await places.shared_store().get([PAUSE + name for name in workers])
-    return frozenset(name for name, record in zip(workers, records, strict=True) if _pauses(record))
+    return frozenset(
+        name for name, record in zip(workers, records, strict=True) if _pauses(record.value if record else None)
+    )
 
 
-def _pauses(record: Record | None) -> bool:
-    return record is not None and record.value.get("wish") == "pause"
+def _pauses(value: Value | None) -> bool:
+    return value is not None and value.get("wish") == "pause"
