@@ -52,6 +52,13 @@ def lifespan_of(app: str, lifespan: Any) -> Any:
     return lifespan
 
 
+def limit_of(queue: str, limit: Any) -> int | None:
+    """The bound of a queue. Raises `ConfigurationError` with the queue."""
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise ConfigurationError(f"queue {queue!r}: limit={limit!r} must be a whole number of 1 or more, or None")
+    return limit
+
+
 def duration_of(option: str, value: Duration) -> float:
     """Seconds of a duration. Raises `ConfigurationError` with the option."""
     try:

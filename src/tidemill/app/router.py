@@ -21,7 +21,7 @@ from tidemill.app.decorators import (
 )
 from tidemill.app.handles import Collection, Queue, Table
 from tidemill.app.middleware import Middleware, Proceed, checked
-from tidemill.app.options import duration_of, named, policy_of
+from tidemill.app.options import duration_of, limit_of, named, policy_of
 from tidemill.app.worker import (
     Cron,
     Every,
@@ -106,10 +106,26 @@ class Router:
         self._add_source(spec, type)
         return Table(spec, type)
 
-    def queue(self, name: str, type: type[T], *, dedup_window: Duration = 600.0) -> Queue[T]:
-        """A queue of messages of one type. `dedup_window`: how long a `dedup` stays taken after its message was
-        settled."""
-        spec = QueueSpec(named("queue", name), duration_of("dedup_window", dedup_window))
+    def queue(
+        self,
+        name: str,
+        type: type[T],
+        *,
+        dedup_window: Duration = 600.0,
+        limit: int | None = None,
+        key: str | None = None,
+    ) -> Queue[T]:
+        """A queue of messages of one type.
+
+        `dedup_window`: how long a `dedup` stays taken after its message was settled. `limit`: the most messages in the
+        queue, whether ready, delayed or claimed; a send above it raises `QueueFull`. It is approximate: the depth is
+        read at most once a second until it looks full, and what other replicas send meanwhile is not seen, so the queue
+        may grow past the limit by what they send in a second. `context.transaction`, replays of dead letters and
+        retries are never refused. `key` names a field: messages that are equal in it are delivered in order, one at a
+        time. A backend that cannot do that refuses to start.
+        """
+        window = duration_of("dedup_window", dedup_window)
+        spec = QueueSpec(named("queue", name), window, limit_of(name, limit), key)
         self._still_open()
         if name in self._queues:
             raise ConfigurationError(f"queue {name!r} is declared twice")
@@ -139,7 +155,12 @@ class Router:
         process: bool = False,
         rate: float | None = None,
     ) -> Any:
-        """Call the function for each message of the queue (`batch=n`: with lists of up to n)."""
+        """Call the function for each message of the queue (`batch=n`: with lists of up to n).
+
+        In each replica: `concurrency` calls at once, `rate` messages a second at most. What is claimed ahead of the
+        free slots is measured: as much as the worker starts in half a second, 500 at most. `time_limit` ends a call
+        as a failure, `retry` says when and how often it is tried again, `process` runs it in a child process.
+        """
         policy = policy_of(concurrency, retry, time_limit, process, batch, rate)
         trigger = OnMessage(queue.spec, queue.type)
         return lambda handler: self._add(name, group, trigger, handler, policy)
@@ -229,9 +250,10 @@ class Router:
         retry: Backoff = _USUAL,
         time_limit: Duration | None = 600.0,
         process: bool = False,
+        rate: float | None = None,
     ) -> Callable[[Callable[P, R]], Task[P, R]]:
         """A function that can be called here, or sent to a queue of its own: `await thumbnail.send(7, width=80)`."""
-        policy = policy_of(concurrency, retry, time_limit, process, None, None)
+        policy = policy_of(concurrency, retry, time_limit, process, None, rate)
 
         def decorate(function: Callable[P, R]) -> Task[P, R]:
             chosen = name or str(getattr(function, "__name__", "task"))

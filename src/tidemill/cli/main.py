@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import tidemill
-from tidemill.cli.commands import feeds, letters, reading, running, timers
+from tidemill.cli.commands import feeds, letters, queues, reading, running, timers
 from tidemill.cli.options import PLAIN, examples
 from tidemill.signals import Signals
 
@@ -33,6 +33,7 @@ def build(signals: Signals) -> typer.Typer:
     feeds.add(app)
     timers.add(app)
     letters.add(app)
+    queues.add(app)
     return app
 
 
