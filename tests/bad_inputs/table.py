@@ -115,7 +115,7 @@ COMMANDS = (
         "--source invoices: write queue/NAME"),
     Row("to replay without saying which", f"dead-letter replay {FILE}",
         "which ones? Give --source, --key or --id, or"),
-    Row("to drop without saying which", f"dead-letter drop --yes {FILE}", "which ones? Give --source, --key or --id, or"),
+    Row("to drop without saying which", f"dead-letter drop --yes {FILE}", "which ones? Give --source, --key or --id"),
     Row("a letter that is not there", f"dead-letter show 42 {FILE}", "there is no dead letter '42'", code=1),
     Row("a limit below 1", "dead-letter ls --limit 0", "Invalid value for '--limit': "),
     Row("a probe that is none", "health --probe alive", "--probe alive: one of live, ready, startup, health"),

@@ -214,6 +214,18 @@ async def test_a_second_signal_hurries_the_drain() -> None:
         await harness.kill()
 
 
+async def test_a_second_signal_at_once_cuts_no_web_api_off_where_there_is_none() -> None:
+    app = App("test")
+    app.queue("jobs", dict)
+    async with Harness(app) as harness:
+        hurry = asyncio.Event()
+        hurry.set()
+        ending = asyncio.ensure_future(drain(harness.engine, harness, Budget(), hurry))
+        await harness.clock.run_until(ending.done, 60.0)
+        assert (await ending).left == []
+        await harness.kill()
+
+
 async def test_patience_asks_again_and_waits_for_the_fence() -> None:
     clock = FakeClock()
     fence = Fence(clock.monotonic() + 5)

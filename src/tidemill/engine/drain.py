@@ -67,6 +67,7 @@ async def drain(engine: Engine, handlers: HandlersEnd, budget: Budget, hurry: as
         await _until(lambda: not _running(engine), clock.monotonic() + budget.cleanup, clock)
     await _flush(engine, leases, clock.monotonic() + budget.flush, ended)
     still = _running(engine)
+    await asyncio.wait([web], timeout=0)  # in a hurry it may not have been asked yet
     if not web.done():
         web.cancel()
         ended.left.append("requests to the web API were cut off")
