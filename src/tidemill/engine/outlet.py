@@ -42,7 +42,7 @@ class Outlet:
         self._places = places
         self._loop = loop
         self._lock = threading.Lock()
-        self._arrivals: list[tuple[Lane, Asked]] = []
+        self._arrivals: dict[asyncio.AbstractEventLoop, list[tuple[Lane, Asked]]] = {}
         self._waiting: defaultdict[Lane, list[Asked]] = defaultdict(list)
         self._busy: dict[Lane, asyncio.Task[None]] = {}
         self._closed = False
@@ -73,30 +73,35 @@ class Outlet:
             await asyncio.gather(*self._busy.values())
 
     async def _ask(self, lane: Lane, items: Sequence[Any]) -> Sequence[Any]:
-        asked = Asked(items, asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        asked = Asked(items, loop)
         with self._lock:
-            first = not self._arrivals
-            self._arrivals.append((lane, asked))
-        if first:  # the others of this batch are seen by the same wake-up
-            self._wake(asked.loop)
+            arrivals = self._arrivals.setdefault(loop, [])
+            arrivals.append((lane, asked))
+        if len(arrivals) == 1:  # what else is asked in this turn of the caller's loop crosses with it
+            loop.call_soon(self._wake, loop)
         return await asked.future
 
     def _wake(self, caller: asyncio.AbstractEventLoop) -> None:
+        """On the caller's loop, after a turn in which something was asked."""
         try:
             if caller is self._loop:
-                caller.call_soon(self._arrive)
+                self._arrive(caller)
             else:
-                self._loop.call_soon_threadsafe(self._arrive)
+                self._loop.call_soon_threadsafe(self._arrive, caller)
         except RuntimeError:
-            raise Unavailable("the worker has stopped") from None
+            stopped = Unavailable("the worker has stopped")
+            _resolve([(asked, stopped) for _, asked in self._arrived(caller)])
 
-    def _arrive(self) -> None:
-        with self._lock:
-            arrivals, self._arrivals = self._arrivals, []
-        for lane, asked in arrivals:
+    def _arrive(self, caller: asyncio.AbstractEventLoop) -> None:
+        for lane, asked in self._arrived(caller):
             self._waiting[lane].append(asked)
             if lane not in self._busy:
                 self._busy[lane] = self._loop.create_task(self._serve(lane))
+
+    def _arrived(self, caller: asyncio.AbstractEventLoop) -> Sequence[tuple[Lane, Asked]]:
+        with self._lock:
+            return self._arrivals.pop(caller, [])
 
     async def _serve(self, lane: Lane) -> None:
         try:

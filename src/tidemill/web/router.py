@@ -97,11 +97,11 @@ class _Routes:
     def add(self) -> None:
         """Add the operations to the router, and the answer to every other method."""
         every, one = ["GET", "HEAD"], ["GET", "HEAD"]
-        self._add_list()
-        self._add_read()
-        if "create" in self._allow:
+        if "create" in self._allow:  # the first one, for routes are tried in their order
             self._add_create()
             every.append("POST")
+        self._add_list()
+        self._add_read()
         for word, method, add in (
             ("replace", "PUT", self._add_replace),
             ("patch", "PATCH", self._add_patch),
@@ -278,7 +278,7 @@ class _Routes:
         return stored
 
     def _created(self, request: Request, stored: Stored, *, of: str = "") -> Response:
-        here = quote(request.url.path.removesuffix(f"/{of}" if of else ""), safe="/~!$&'()*+,;=:@").rstrip("/")
+        here = quote(request.scope["path"].removesuffix(f"/{of}" if of else ""), safe="/~!$&'()*+,;=:@").rstrip("/")
         return _document(stored, 201, {"Location": f"{here}/{quote(stored.id, safe='')}"})
 
     def _route(
