@@ -1,4 +1,4 @@
-"""Document POST over HTTP, 16 clients on connections that stay open: the router in a whole replica beside two bare routes.
+"""Document POST over HTTP, 16 clients that stay connected: the router in a whole replica beside two bare routes.
 
 The clients are protocols on raw sockets in this process, so that they are not what is measured; each server is a
 process of its own (see `web_servers`). Every 201 is looked up in the server's file afterwards.
