@@ -108,7 +108,7 @@ def main() -> int:
     kind, file, port = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     if kind in ("idle", "busy"):
         os.environ["TIDEMILL_HEALTH_PORT"] = "0"
-        options = {
+        options: dict[str, Any] = {
             "database": f"sqlite:///{file}",
             "api_port": port,
             "api_host": "127.0.0.1",

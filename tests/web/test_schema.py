@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -10,6 +11,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from schemathesis.checks import not_a_server_error
+from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     negative_data_rejection,
@@ -46,6 +48,7 @@ def fuzz(database: str, examples: int) -> int:
             httpx.post(f"{address}/orders", json=order(number)).raise_for_status()
         schema = schemathesis.openapi.from_url(f"{address}/openapi.json")
         for found in schema.get_all_operations():
+            assert isinstance(found, Ok)
             operation = found.ok()
             for mode in schemathesis.GenerationMode:
                 if mode.is_negative and operation.label in ANYTHING_FITS:
@@ -55,7 +58,7 @@ def fuzz(database: str, examples: int) -> int:
                 @settings(max_examples=examples, deadline=None, database=None, derandomize=True,
                           suppress_health_check=list(HealthCheck), phases=[Phase.generate])  # fmt: skip
                 @given(case=strategy, known=st.sampled_from([None, None, "0", "1", "a"]))
-                def call(case: schemathesis.Case, known: str | None) -> None:
+                def call(case: schemathesis.Case[Any], known: str | None) -> None:
                     nonlocal calls
                     calls += 1
                     if (

@@ -42,7 +42,8 @@ def publishing(pages: Pages | None) -> Iterator[None]:
 def health(probe: Probe = "health") -> HealthPage:
     """An ASGI app that answers GET and HEAD with a probe, in the shape of .NET's `HealthReport`.
 
-    `api.add_route("/health", health())`; also `api.mount(…)`, which answers below the path.
+    `api.routes.append(Route("/health", health()))`, with Starlette's `Route`; `api.mount("/health", health())` would
+    answer at `/health/` only, and redirect there.
     """
     return HealthPage(probe)
 
