@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 from fastapi import FastAPI
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from starlette.routing import Route
 
 from tidemill import App
@@ -25,11 +25,17 @@ ALL = ("create", "replace", "patch", "delete")
 
 
 class Line(BaseModel):
+    model_config = ConfigDict(strict=True)
+
     article: str
     count: int = Field(ge=1, le=1_000_000)
 
 
 class Order(BaseModel):
+    """Strict, as its JSON schema is: pydantic reads `true` as a number otherwise."""
+
+    model_config = ConfigDict(strict=True)
+
     number: str = Field(min_length=1)
     customer: str
     total: int = Field(ge=0, le=2**53)

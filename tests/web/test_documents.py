@@ -65,6 +65,13 @@ async def test_an_id_may_hold_what_a_url_must_quote(web: httpx.AsyncClient) -> N
             assert (await web.get(created.headers["location"])).json()["number"] == number
 
 
+async def test_an_id_has_no_control_characters(web: httpx.AsyncClient) -> None:
+    assert code(await web.post("/orders", json=order("a\nb")), 422) == "unfit"
+    assert code(await web.get("/orders/a%0Ab"), 404) == "not_found"
+    assert code(await web.get("/orders/a%00b"), 404) == "not_found"
+    assert code(await web.delete("/orders/"), 404) == "not_found"
+
+
 async def test_an_id_exists_once(web: httpx.AsyncClient) -> None:
     await web.post("/orders", json=order())
     assert code(await web.post("/orders", json=order(total=6)), 409) == "exists"

@@ -111,8 +111,15 @@ class _Routes:
                 add()
                 one.append(method)
         for path, methods in (("", every), ("/{id:path}", one)):
-            refuse = Route(self._router.prefix + path, _NotAllowed(methods), methods=[], include_in_schema=False)
-            self._router.routes.append(refuse)
+            allowed = ", ".join(methods)
+            self._refuse(path, Problem("not_allowed", f"allowed: {allowed}", (), {"Allow": allowed}))
+        # A `path` parameter takes no line break, so such an id comes as far as here; none is ever stored.
+        self._refuse("/{id}", Problem("not_found", f"there is no such document in {self._name}"))
+
+    def _refuse(self, path: str, problem: Problem) -> None:
+        """Answer every request that no other route has taken with this."""
+        route = Route(self._router.prefix + path, _Answer(problem), methods=[], include_in_schema=False)
+        self._router.routes.append(route)
 
     # --- reading --------------------------------------------------------------------------------------------
 
@@ -264,8 +271,8 @@ class _Routes:
         except Exception as error:
             _log.exception("%s: the type's own check failed", self._name)
             raise Unfit(f"the type's own check failed ({type(error).__name__})") from None
-        if not id:
-            raise Unfit(f"{self._collection.id} is empty: a document needs an id that can stand in a URL")
+        if not id or any(letter < " " for letter in id):
+            raise Unfit(f"{self._collection.id} is empty or has a control character: an id must stand in a URL")
         return Put(self._name, id, key, encoded, expect)
 
     def _same(self, put: Put, id: str) -> None:
@@ -312,15 +319,14 @@ _ONE = "/{id:path}"
 _Id: TypeAlias = Annotated[str, Path(description="the document's id")]
 
 
-class _NotAllowed:
-    """Answers a method that is not served."""
+class _Answer:
+    """An ASGI app that always answers this."""
 
-    def __init__(self, methods: Sequence[str]) -> None:
-        self._methods = ", ".join(methods)
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        problem = Problem("not_allowed", f"allowed: {self._methods}", (), {"Allow": self._methods})
-        await problem.response()(scope, receive, send)
+        await self._problem.response()(scope, receive, send)
 
 
 def _document(stored: Stored, status: int = 200, headers: dict[str, str] | None = None) -> Response:
