@@ -11,12 +11,14 @@ from starlette.datastructures import Headers
 from tidemill.model import Stored
 from tidemill.web.problems import refused
 
+_SAFE = "!#$&()*+,-./:;<=>?@[]^_`{|}~"
 _TAG = re.compile(r'(W/)?("[^"]*")')
 
 
 def tag(stored: Stored) -> str:
     """The etag as it stands in a header: quoted, and what a header cannot hold is percent-encoded."""
-    return f'"{quote(stored.etag, safe="!#$&()*+,-./:;<=>?@[]^_`{|}~")}"'
+    etag = stored.etag
+    return f'"{etag}"' if etag.isascii() and etag.isalnum() else f'"{quote(etag, safe=_SAFE)}"'
 
 
 def unchanged(headers: Headers, current: Stored) -> bool:
