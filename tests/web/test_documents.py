@@ -19,6 +19,7 @@ from tidemill.engine.clock import SystemClock
 from tidemill.errors import BackendFull, ConfigurationError, TooLarge, Unavailable
 from tidemill.model import Query, Rows, Stored, Write, Written
 from tidemill.web import documents
+from tidemill.web.criteria import seal
 
 PATCH = {"Content-Type": "application/merge-patch+json"}
 
@@ -272,6 +273,16 @@ async def test_a_continuation_belongs_to_its_query(web: httpx.AsyncClient) -> No
     more = (await web.get("/orders?limit=2")).json()["continuation"]
     assert await numbers(web, f"limit=1&continuation={more}") == ["2"]
     assert code(await web.get(f"/orders?limit=2&order=total&continuation={more}"), 422) == "unfit"
+
+
+@pytest.mark.parametrize("forged", ["{", "[]", "null", '[null, {"a": [1]}]'])
+async def test_a_forged_continuation_fails_nobody_else(web: httpx.AsyncClient, forged: str) -> None:
+    await web.post("/orders", json=order())
+    bad = web.get("/orders", params={"continuation": seal(Query(), forged)})
+    good = [web.get("/orders") for _ in range(4)]
+    answers = await asyncio.gather(*good[:2], bad, *good[2:])
+    assert [answer.status_code for answer in answers if answer is not answers[2]] == [200] * 4
+    assert answers[2].status_code in (200, 503)
 
 
 async def test_a_page_has_a_thousand_documents_at_most() -> None:

@@ -20,6 +20,8 @@ from tidemill.model import Message, Query, Rows, Stored, Write, Written
 
 Lane: TypeAlias = tuple[str, str]
 
+_READS = ("get", "query")
+
 MOST = 1_000
 """Items in one request to a port."""
 
@@ -122,13 +124,20 @@ class Outlet:
         except TidemillError as error:
             if len(batch) == 1 or isinstance(error, Unavailable):
                 _answer(batch, error)
-                return
-            for asked in batch:  # one bad item must not fail its neighbours
-                await self._request(lane, [asked])
+            else:
+                await self._alone(lane, batch)
         except Exception as error:
-            _answer(batch, Unavailable(f"{lane[0]} {lane[1]}: {type(error).__name__}: {error}"))
+            if len(batch) > 1 and lane[0] in _READS:  # a read that failed so has changed nothing
+                await self._alone(lane, batch)
+            else:
+                _answer(batch, Unavailable(f"{lane[0]} {lane[1]}: {type(error).__name__}: {error}"))
         else:
             _answer(batch, results)
+
+    async def _alone(self, lane: Lane, batch: list[Asked]) -> None:
+        """Each by itself: one bad item must not fail its neighbours."""
+        for asked in batch:
+            await self._request(lane, [asked])
 
     def _call(self, lane: Lane) -> Callable[[Sequence[Any]], Awaitable[Sequence[Any]]]:
         operation, place = lane
