@@ -122,6 +122,10 @@ pins: ## Refresh requirements/*.txt (Python 3.11; UPGRADE= keeps what is pinned)
 	done
 	@bash .ci/run pins
 
+.PHONY: audit
+audit: .venv/.stamp ## Known faults in what a user installs, and the list of it: dist/tidemill.cdx.json
+	@bash .ci/run audit
+
 .PHONY: clean
 clean: ## Remove .venv, caches and everything built
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .demo build dist htmlcov

@@ -1,6 +1,6 @@
 """`make bench`: every figure in one run, interleaved, medians, each beside the raw driver or a peer of the same run.
 
-    python -m bench [--rounds 5] [--only queue|feed|crossing|backlog|trim|latency|idle|web]
+    python -m bench [--rounds 5] [--only queue|feed|crossing|backlog|trim|inject|latency|idle|web]
 
 Lost, doubled and disordered items are counted in each; a figure without those zeroes is void and the exit code is 1.
 Absolute numbers depend on the machine; the ratios are what holds.
@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from bench import feeds, processes, queues, trimming, web
+from bench import feeds, inject, processes, queues, trimming, web
 from tidemill.run import tune
 
 Figures = dict[str, Any]
@@ -73,9 +73,9 @@ def crossing(rounds: int) -> Figures:
 def backlog(rounds: int) -> Figures:
     """A thousand against a million waiting messages."""
     ratios = []
-    for _ in range(max(rounds // 2, 1)):
-        few, _, _ = queues.tidemill(20_000, 1_000)
-        many, _, _ = queues.tidemill(20_000, 1_000_000)
+    for _ in range(rounds):
+        few, _, _ = queues.tidemill(50_000, 1_000)
+        many, _, _ = queues.tidemill(50_000, 1_000_000)
         ratios.append(many / few)
     return {"1,000,000 waiting against 1,000 (≥ 0.8)": statistics.median(ratios)}
 
@@ -135,6 +135,7 @@ PARTS: dict[str, Callable[[int], Figures]] = {
     "crossing": crossing,
     "backlog": backlog,
     "trim": trim,
+    "inject": inject.measure,
     "latency": latency,
     "idle": idle,
     "web": web_api,

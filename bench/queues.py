@@ -100,6 +100,7 @@ async def _tidemill(count: int, waiting: int, file: Path, inline: bool) -> tuple
         for start in range(0, total, 5_000):
             size = min(5_000, total - start)
             await port.send([Message("jobs", f"{start + n}", body(start + n)) for n in range(size)])
+        await asyncio.to_thread(_checkpoint, file)  # what was sent long ago lies in the file, not in the log
         began = time.perf_counter()
         made.engine.begin()
         await made.until(lambda: runs >= count)
@@ -111,6 +112,12 @@ async def _tidemill(count: int, waiting: int, file: Path, inline: bool) -> tuple
         depth = await port.depth()
         lost = total - len(seen) + depth.ready + depth.claimed
         return count / seconds, lost, runs - len(seen)
+
+
+def _checkpoint(file: Path) -> None:
+    base = sqlite3.connect(file)
+    base.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    base.close()
 
 
 def tidemill(count: int, waiting: int = 0, *, inline: bool = False) -> tuple[float, int, int]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from random import Random
 from typing import Protocol
 
@@ -19,7 +21,7 @@ from tidemill.engine.controls import PAUSE
 from tidemill.engine.places import Places, places
 from tidemill.errors import Unavailable
 from tidemill.model import Dead, DeadLetter, Message, Outcome, Put, Swap, Value
-from tidemill.operations import Acted, Selection
+from tidemill.operations import Acted, Manner, Pace, Selection
 from tidemill.operations.records import scan
 from tidemill.testing.clock import FakeClock
 
@@ -28,7 +30,13 @@ Row = dict[str, int]
 
 class Act(Protocol):
     async def __call__(
-        self, places: Places, selection: Selection, *, random: Random, dry_run: bool = False
+        self,
+        places: Places,
+        selection: Selection,
+        *,
+        random: Random,
+        dry_run: bool = False,
+        manner: Manner | None = None,
     ) -> Acted: ...
 
 
@@ -221,3 +229,75 @@ async def test_skipped_changes_can_only_be_dropped(here: Places) -> None:
     assert acted.refused == ("feed/bill/0/skipped x: it was skipped and its order given up; it can only be dropped",)
     assert await operations.drop(here, Selection(), random=Random(1)) == Acted(letters=1)
     assert await seen(here, Selection()) == []
+
+
+async def test_letters_are_selected_by_time_and_reason(here: Places) -> None:
+    letters = [
+        replace(letter("feed/bill/0", id, order), reason=reason, error=error, at=at)
+        for order, (id, reason, error, at) in enumerate(
+            [("x", "No route", "", 10.0), ("y", "late", "OSError: no ROUTE to host", 20.0), ("z", "late", "", 30.0)]
+        )
+    ]
+    await here.letters_of_feed("orders").put(letters)
+    assert await seen(here, Selection(since=20.0)) == ["y", "z"]
+    assert await seen(here, Selection(until=20.0)) == ["x"]
+    assert await seen(here, Selection(since=10.0, until=30.0)) == ["x", "y"]
+    assert await seen(here, Selection(reason="no route")) == ["x", "y"]
+
+
+@pytest.mark.parametrize("act", [operations.replay, operations.drop])
+@pytest.mark.parametrize("limit", [1, 2, 3, 4, 9])
+async def test_a_dry_run_counts_what_is_done(here: Places, act: Act, limit: int) -> None:
+    """Messages and keys together are no more than the limit; a key counts once, however many bodies it has."""
+    await die(here, "a", "b")
+    parked = [
+        letter("feed/bill/0", "x", 1, "k"),
+        letter("feed/bill/0", "y", 2, "k"),
+        letter("feed/bill/0", "z", 3, "l"),
+    ]
+    await here.letters_of_feed("orders").put(parked)
+    plan = await act(here, Selection(), random=Random(1), manner=Manner(limit=limit, dry_run=True))
+    assert plan.letters + plan.keys == min(limit, 4)
+    told: list[int] = []
+    done = await act(here, Selection(), random=Random(1), manner=Manner(limit=limit, told=told.append))
+    assert done == plan
+    assert sum(told) == plan.letters + plan.keys
+    assert len(await controls(here)) == plan.keys
+
+
+async def test_a_replay_keeps_its_pace(here: Places) -> None:
+    """Each quarter of a second as many go as the rate allows; parked keys count with all that is theirs."""
+    await die(here, *(f"{i:02}" for i in range(30)))
+    await here.letters_of_feed("orders").put([letter("feed/bill/0", f"x{n}", n, "k") for n in range(40)])
+    clock = FakeClock()
+    began, went = clock.monotonic(), list[tuple[float, int]]()
+    manner = Manner(pace=Pace(clock, 20.0), told=lambda done: went.append((round(clock.monotonic() - began, 6), done)))
+    replaying = asyncio.create_task(operations.replay(here, Selection(), random=Random(1), manner=manner))
+    await clock.advance(60)
+    assert await replaying == Acted(letters=30, keys=1)
+    assert went == [(0.0, 5), (0.25, 5), (0.5, 5), (0.75, 5), (1.0, 5), (1.25, 5), (1.5, 1)]
+
+
+async def test_what_dies_again_meanwhile_is_not_replayed_again(here: Places) -> None:
+    """A slow replay of what still fails ends."""
+    await die(here, "a", "b", "c")
+    queue = here.queue("invoices")
+    replayed: list[str] = []
+
+    async def fail(done: int) -> None:
+        for delivery in await queue.receive("m1", 10, 0.0):
+            replayed.append(delivery.id)
+            await queue.settle([Outcome(delivery, Dead("no rate"))])
+
+    class Failing(Pace):
+        chunk = 1
+
+        def __init__(self) -> None: ...
+
+        async def wait(self, letters: int) -> None:
+            await fail(letters)
+
+    acted = await operations.replay(here, Selection(), random=Random(1), manner=Manner(pace=Failing()))
+    await fail(0)
+    assert acted == Acted(letters=3)
+    assert sorted(replayed) == ["a", "b", "c"]

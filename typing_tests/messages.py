@@ -111,7 +111,10 @@ async def batch_of_others(orders: list[Order]) -> None: ...
 
 async def sending() -> None:
     assert_type(await invoices.send(Invoice("1"), delay="5s", dedup="1"), str)
+    assert_type(await invoices.send(Invoice("1"), priority=5, key="k", headers={"a": "b"}), str)
     assert_type(await invoices.send_many([Invoice("1")]), Sequence[str])
+    await invoices.send(Invoice("1"), priority="high")  # type: ignore[arg-type]
+    app.queue("bounded", Invoice, limit="100k")  # type: ignore[arg-type]
     await invoices.send(Order("1"))  # type: ignore[arg-type]
     await invoices.send_many([Order("1")])  # type: ignore[list-item]
     await invoices.send(Invoice("1"), 5)  # type: ignore[call-arg]

@@ -29,7 +29,7 @@ async def get_invoice(number: str) -> Invoice:
 
 
 @api.get("/totals/{customer}/{day}")
-async def get_total(customer: str, day: date) -> dict[str, Decimal | int]:
+async def get_total(customer: str, day: date) -> dict[str, int | Decimal]:
     found = await totals.get(f"{customer}-{day}")
     if found is None:
         raise HTTPException(404, f"nothing from {customer} on {day}")

@@ -6,6 +6,8 @@ from tidemill.app.depends import Depends as Depends
 from tidemill.app.handles import Collection as Collection
 from tidemill.app.handles import Queue as Queue
 from tidemill.app.handles import Table as Table
+from tidemill.app.middleware import Proceed as Proceed
+from tidemill.app.router import Router as Router
 from tidemill.app.values import Change as Change
 from tidemill.app.values import Deletion as Deletion
 from tidemill.app.values import Document as Document

@@ -45,8 +45,20 @@ class TooLarge(TidemillError):
     """The body is larger than the backend takes."""
 
 
+class BadOption(TidemillError, ValueError):
+    """An option of this call is out of its range; nothing was sent."""
+
+
+class QueueFull(TidemillError):
+    """The queue holds as many messages as its `limit` says; nothing was sent by this call."""
+
+
 class Conflict(TidemillError):
     """The document was changed by somebody else since it was read (its etag differs)."""
+
+
+class Refused(TidemillError):
+    """An operation was refused, for things do not stand as it needs them; nothing was changed."""
 
 
 class ClaimLost(TidemillError):

@@ -88,6 +88,8 @@ def _file(path: Path, problems: list[str]) -> Layer:
 
 
 def _dotenv(path: Path, problems: list[str]) -> Mapping[str, str]:
+    if path.is_dir():
+        problems.append(f"{path.name} cannot be read: it is a folder")
     if not path.is_file():
         return {}
     from dotenv import dotenv_values  # read only where there is such a file

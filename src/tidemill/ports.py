@@ -36,6 +36,7 @@ from tidemill.model import (
     Stored,
     Swap,
     Swapped,
+    Waiting,
     Write,
     Written,
 )
@@ -162,7 +163,24 @@ class Queue(Protocol):
         ...
 
     async def depth(self) -> Depth:
-        """About how much waits; may be cached for a second."""
+        """About how much waits; may be cached for a second, but counts what was sent through this object before."""
+        ...
+
+    async def peek(self, after: str, limit: int) -> Sequence[Waiting]:
+        """At most `limit` of the messages that are ready or delayed, in the order in which they would be claimed if all
+        were due (by priority, then by due time), from behind the place `after` ("" for the first). Nothing is claimed.
+
+        What waits during all pages and is not put back meanwhile is on exactly one of them. Raises `BadOption` for an
+        `after` that is no place. Feature `peek`.
+        """
+        ...
+
+    async def purge(self) -> int:
+        """Remove messages that are ready or delayed, for good and without dead letters; claimed ones stay.
+
+        Bounded work: returns how many were removed; call again while it returns more than 0. Their `dedup` keys are
+        free at once, for nothing was done with them. Durable when it returns. Feature `purge`.
+        """
         ...
 
 
@@ -232,8 +250,10 @@ class Database(Protocol):
     """One backend, opened by its URL: what it offers, and the commit that spans its parts.
 
     `features` names what it can do, from: `store feed queue documents dead_letters commit presence` and `delay
-    dedup priority order deletes before`; `limits` what it takes. Asking for a part that is not in `features`
-    raises `ConfigurationError`. Parts are handles on the same connection; asking twice is cheap.
+    dedup priority order key_order peek purge deletes before`; `limits` what it takes. `order` is oldest first;
+    `key_order`: of a queue's messages with one key one at a time, each after the ones sent before it. Asking
+    for a part that is not in `features` raises `ConfigurationError`. Parts are handles on the same connection; asking
+    twice is cheap.
     """
 
     @property

@@ -14,13 +14,17 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from tidemill.app.worker import Cron, Declared, Every, OnChange, OnMessage, Worker
 from tidemill.core.duration import seconds
 from tidemill.core.scrub import scrub
 from tidemill.engine.work import FAST, NORMAL, Budget, Profile
 from tidemill.errors import ConfigurationError
-from tidemill.layered import Layer, Path_, merge, read_layers
+from tidemill.layered import Layer, Merged, Path_, merge, read_layers
+
+_SECRET = frozenset({"database", "store", "queues", "collections"})
+"""What may have a password in it."""
 
 DEV_DATABASE = "sqlite:///tidemill.db"
 
@@ -150,11 +154,12 @@ def load(
         usual |= {"lame_duck": 5.0, "log_format": "json"}
     given = {name: value for name, value in (options or {}).items() if value not in (None, (), [])}
     layers, problems = read_layers(environ, folder)
-    merged = merge([Layer.of(usual | dict(defaults or {}), "the defaults"), *layers, Layer.of(given, "--{}")])
+    options_layer = Layer({(name,): (value, f"--{name.replace('_', '-')}") for name, value in given.items()})
+    merged = merge([Layer.of(usual | dict(defaults or {}), "the defaults"), *layers, options_layer])
     try:
         settings = Settings.model_validate(merged.tree)
     except ValidationError as error:
-        problems = [*problems, *_explain(error, merged.origins)]
+        problems = [*problems, *_explain(error, merged)]
     if problems:
         raise ConfigurationError(*problems)
     return settings
@@ -163,9 +168,10 @@ def load(
 # --- what does not fit --------------------------------------------------------------------------------------
 
 
-def _explain(error: ValidationError, origins: Mapping[Path_, str]) -> Iterator[str]:
-    """One line for each mistake: where it stands, and what is wrong. Never the value, which may be a secret."""
-    for mistake in error.errors(include_url=False, include_context=False, include_input=False):
+def _explain(error: ValidationError, merged: Merged) -> Iterator[str]:
+    """One line for each mistake: where it stands, the value, and what it should be. No value that may be a secret."""
+    origins = merged.origins
+    for mistake in error.errors(include_url=False):
         path = tuple(str(part) for part in mistake["loc"])
         place = next((origins[path[:n]] for n in range(len(path), 0, -1) if path[:n] in origins), ".".join(path))
         if mistake["type"] == "extra_forbidden":
@@ -173,7 +179,30 @@ def _explain(error: ValidationError, origins: Mapping[Path_, str]) -> Iterator[s
         elif mistake["type"] == "missing":
             yield f"{place}: {path[-1]} is missing"
         else:
-            yield f"{place}: {mistake['msg'].removeprefix('Value error, ')}"
+            wanted, shown = _wanted(mistake), f"{mistake['input']!r:.60}"
+            name, *where = place.split(" ", 1)
+            told = name if len(path) > 1 or path[0] in _SECRET or shown in wanted else f"{name}={shown}"
+            yield f"{' '.join([told, *where])}: {wanted}"
+
+
+def _wanted(mistake: ErrorDetails) -> str:
+    """What a value should be. Pydantic's words are for programmers who know it."""
+    context = mistake.get("ctx", {})
+    match mistake["type"]:
+        case "int_parsing" | "int_type" | "int_from_float":
+            return "write a whole number"
+        case "greater_than_equal":
+            return f"write {context['ge']} or more"
+        case "less_than_equal":
+            return f"write {context['le']} or less"
+        case "literal_error":
+            return f"write {context['expected']}".replace("'", "")
+        case "bool_parsing" | "bool_type":
+            return "write true or false"
+        case "string_pattern_mismatch":
+            return "use small letters, digits and - only"
+        case _:
+            return mistake["msg"].removeprefix("Value error, ").removesuffix(" or a timedelta")
 
 
 def _fields(path: Path_) -> list[str]:

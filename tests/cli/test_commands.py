@@ -205,7 +205,9 @@ def test_a_parked_key_is_for_the_owner(run: Run, dead: None) -> None:
 def test_all_letters_only_when_it_is_said(run: Run, dead: None, verb: str) -> None:
     ran = run("dead-letter", verb)
     assert (ran.code, ran.out) == (2, "")
-    assert ran.err == "tidemill: which ones? Give --source, --key or --id, or --all for all of them\n"
+    assert (
+        ran.err == "tidemill: which ones? Give --source, --key or --id, or another filter, or --all for all of them\n"
+    )
     assert run("dead-letter", verb, "--all", "--dry-run").out == f"would {verb} 2 letter(s) and 1 parked key(s)\n"
 
 

@@ -80,6 +80,21 @@ def all_at_once(queue: QueueState, now: float) -> None:
     queue.ending.clear()
 
 
+async def all_of_it(queue: MemoryQueue) -> int:
+    """A purge that takes also what somebody holds."""
+    count = len(queue._queue.messages)
+    queue._queue.messages.clear()
+    return count
+
+
+async def keys_stay(queue: MemoryQueue) -> int:
+    """A purge after which nobody can send it again."""
+    doomed = [id for id, held in queue._queue.messages.items() if not held.claim]
+    for id in doomed:
+        del queue._queue.messages[id]
+    return len(doomed)
+
+
 def any_claim(queue: QueueState, delivery: Any) -> bool:
     return delivery.id in queue.messages
 
@@ -152,6 +167,14 @@ DEFECTS = {
     "any outcome is repeated": Defect(
         "queue.repeated", any_outcome, Q, "test_another_outcome_for_a_settled_claim_is_lost"
     ),
+    "peek starts anew": Defect(
+        "queue._parsed", lambda _: (float("-inf"), 0.0, 0), Q, "test_peek_pages_through_everything_once"
+    ),
+    "peek hides the order": Defect(
+        "queue._place", lambda held: (0, 0.0, held.serial), Q, "test_peek_is_in_the_order_of_claiming"
+    ),
+    "purge takes what is held": Defect("queue.MemoryQueue.purge", all_of_it, Q, "test_purge_leaves_what_is_claimed"),
+    "purge keeps dedup keys": Defect("queue.MemoryQueue.purge", keys_stay, Q, "test_what_was_purged_may_be_sent_again"),
     "nobody is woken by a send": Defect("state.Bell.ring", nothing, Q, "test_a_waiting_receive_is_woken_by_a_send"),
     "nobody is woken by a return": Defect(
         "state.Bell.ring", nothing, Q, "test_a_waiting_receive_is_woken_by_what_comes_back"

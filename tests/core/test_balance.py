@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tidemill.core.balance import Division, Slot, place, plan, quotas
@@ -29,16 +29,16 @@ def free(count: int) -> dict[str, str | None]:
 def carried_out(feeds: Feeds) -> Feeds:
     """All plans at once: what is released goes to who was named; what is free to who should claim it."""
     members = {m for feed in feeds.values() for m in feed.weights}
-    owners = {name: {p: slot.owner for p, slot in feed.slots.items()} for name, feed in feeds.items()}
+    slots = {name: dict(feed.slots) for name, feed in feeds.items()}
     for member in sorted(members):
         mine = plan(member, feeds)
         for name in feeds:
             for partition in mine.claims[name]:
-                assert owners[name][partition] is None, "claimed by two"
-                owners[name][partition] = member
-            for partition, _ in mine.releases[name]:
-                owners[name][partition] = None
-    return {name: division(feed.weights, owners[name]) for name, feed in feeds.items()}
+                assert slots[name][partition].owner is None, "claimed by two"
+                slots[name][partition] = Slot(member)
+            for partition, onward in mine.releases[name]:
+                slots[name][partition] = Slot(None, onward)
+    return {name: Division(feed.weights, slots[name]) for name, feed in feeds.items()}
 
 
 def settled(feeds: Feeds, rounds: int = 2) -> Feeds:
@@ -172,6 +172,18 @@ def test_the_whole_load_differs_by_one_at_most_where_all_work_all(feeds: Feeds) 
     assert max(held) - min(held) <= 1
 
 
+ONE_IS_STRONG = {"m0": 1, "m1": 1, "m2": 1, "m3": 1, "m4": 2}
+
+
+@settings(max_examples=500)
+@example({  # a free partition that is on its way must not set another one in motion
+    "f0": division({"m0": 1}, {"00": "m0"}),
+    "f1": division(ONE_IS_STRONG, {"00": "m1"}),
+    "f2": division(ONE_IS_STRONG, {"00": "m0"}),
+})  # fmt: skip
+@example({  # two release at once: together they name nobody more often than there is room
+    "f0": division({**ONE_IS_STRONG, "m4": 3}, {f"{n:02}": "m1" if n % 4 == 3 else "m0" for n in range(16)}),
+})  # fmt: skip
 @given(fleets())
 def test_what_was_carried_out_is_a_fixed_point(feeds: Feeds) -> None:
     after = settled(without_strangers(feeds))

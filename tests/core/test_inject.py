@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import pytest
 
 from tidemill.app.depends import Depends
-from tidemill.core.inject import Injector, Kind, kind_of
+from tidemill.core.inject import Injector
+from tidemill.core.signature import Kind, kind_of
 from tidemill.errors import ConfigurationError, Retry
 
 # ruff: noqa: B008 - calls as defaults are the grammar under test
@@ -284,16 +285,44 @@ def _app_of_message(x: Annotated[str, Depends(plain)]) -> int:
     return 1
 
 
+def _circle_of_app() -> Callable[..., Any]:
+    a = _circle()
+    b = a.__defaults__[0].dependency  # type: ignore[attr-defined]
+    a.__defaults__ = (Depends(b, scope="app"),)  # type: ignore[attr-defined]
+    b.__defaults__ = (Depends(a, scope="app"),)
+    return a
+
+
+def _called(x: Annotated[str, Depends("p")]) -> None:  # type: ignore[arg-type]
+    """Depends on what a function returned."""
+
+
+def _bare_union(x: Annotated[Log | None, Depends()]) -> None:
+    """No class to be called."""
+
+
+def _odd_annotation(x: asyncio.Nothing) -> None:  # type: ignore[name-defined]
+    """Names what is not there."""
+
+
+def _positional(log: Logged, /) -> None:
+    """Cannot be given by name."""
+
+
 @pytest.mark.parametrize(
     ("handler", "items", "problem"),
     [
-        (lambda: None, 1, "worker 'w': its first parameter must take the item; add one"),
-        (lambda context=Depends(plain): None, 1, "worker 'w': its first parameter must take the item; add one"),
+        (lambda: None, 1, "worker 'w': the first parameter of <lambda> must take the item; add one"),
+        (
+            lambda context=Depends(plain): None,
+            1,
+            "worker 'w': the first parameter of <lambda> must take the item; add one",
+        ),
         (
             lambda item, rates: None,
             1,
-            "worker 'w': parameter 'rates' has nothing to fill it: annotate it Annotated[…, Depends(function)] or "
-            "Context, or give a default",
+            "worker 'w': parameter 'rates' of <lambda> has nothing to fill it: annotate it "
+            "Annotated[…, Depends(function)] or Context, or give a default",
         ),
         (
             lambda x=Depends(lambda rates: rates): None,
@@ -318,6 +347,53 @@ def _app_of_message(x: Annotated[str, Depends(plain)]) -> int:
             "worker 'w': parameter 'x' of dependency _app_of_message is made for each call, but dependency "
             "_app_of_message is made once; give it Depends(…, scope='app') too",
         ),
+        (
+            _called,
+            0,
+            "worker 'w': parameter 'x' of _called depends on 'p', which cannot be called; write Depends(function), "
+            "without ()",
+        ),
+        (
+            lambda x=Depends(): None,
+            0,
+            "worker 'w': parameter 'x' of <lambda> has Depends() without a function and no class as its annotation; "
+            "write Depends(function)",
+        ),
+        (
+            _bare_union,
+            0,
+            "worker 'w': parameter 'x' of _bare_union has Depends() without a function and no class as its "
+            "annotation; write Depends(function)",
+        ),
+        (
+            lambda x=Depends(dict, scope="app", use_cache=False): None,
+            0,
+            "worker 'w': parameter 'x' of <lambda> has scope 'app' and use_cache=False, but an app's value is made "
+            "once; drop one of them",
+        ),
+        (
+            lambda x=Depends(dict, scope="replica"): None,  # type: ignore[arg-type]
+            0,
+            "worker 'w': parameter 'x' of <lambda> has scope 'replica'; it is 'message' (each call) or 'app' (once, "
+            "at start)",
+        ),
+        (
+            lambda x=Depends(_circle_of_app(), scope="app"): None,
+            0,
+            "worker 'w': parameter 'a' of dependency b closes a circle (a → b → a); break it",
+        ),
+        (
+            _odd_annotation,
+            0,
+            "worker 'w': an annotation of _odd_annotation cannot be evaluated (AttributeError: module 'asyncio' has "
+            "no attribute 'Nothing'); mend it",
+        ),
+        (
+            lambda x=Depends(_positional): None,
+            0,
+            "worker 'w': parameter 'log' of dependency _positional is positional only and cannot be injected; drop "
+            "the '/'",
+        ),
     ],
 )
 def test_mistakes_are_told_in_one_line_with_the_fix(handler: Callable[..., Any], items: int, problem: str) -> None:
@@ -333,7 +409,9 @@ def test_an_annotation_that_is_not_there_is_named() -> None:
     def handler(item: Local) -> None:
         """Never called."""
 
-    with pytest.raises(ConfigurationError, match="an annotation names 'Local'"):
+    with pytest.raises(
+        ConfigurationError, match=r"worker 'w': an annotation of handler names 'Local', .* move it to module level"
+    ):
         Injector(Context).compile(handler, owner="worker 'w'", items=1)
 
 
@@ -365,3 +443,48 @@ class Callables:
 )
 def test_kinds(function: Callable[..., Any], kind: Kind) -> None:
     assert kind_of(function) is kind
+
+
+async def test_fastapis_own_marker_works_in_both() -> None:
+    """One dependency, asked for by `fastapi.Depends` in a route and in a handler."""
+    fastapi = pytest.importorskip("fastapi")
+    testclient = pytest.importorskip("fastapi.testclient")
+    closed: list[str] = []
+
+    async def session() -> AsyncIterator[str]:
+        yield "session"
+        closed.append("session")
+
+    async def handler(item: int, a: str = fastapi.Depends(session), b: str = Depends(session)) -> str:
+        return f"{item} {a} {b}"
+
+    api = fastapi.FastAPI()
+
+    @api.get("/")
+    async def route(found: str = fastapi.Depends(session)) -> str:
+        return found
+
+    assert (await run(handler, 7))[0] == "7 session session"
+    with testclient.TestClient(api) as client:
+        assert client.get("/").json() == "session"
+    assert closed == ["session", "session"]
+
+
+async def test_use_cache_off_makes_a_value_for_each_place() -> None:
+    made: list[object] = []
+
+    def fresh() -> object:
+        made.append(object())
+        return made[-1]
+
+    def handler(
+        a: object = Depends(fresh, use_cache=False),
+        b: object = Depends(fresh, use_cache=False),
+        c: object = Depends(fresh),
+        d: object = Depends(fresh),
+    ) -> None:
+        assert len({id(a), id(b), id(c)}) == 3
+        assert c is d
+
+    await run(handler)
+    assert len(made) == 3

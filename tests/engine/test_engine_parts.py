@@ -285,7 +285,7 @@ def test_flow_lets_in_what_can_start_and_no_more() -> None:
     ],
 )
 def test_backoff_refuses_what_makes_no_sense(wrong: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ConfigurationError, match=told):
         Backoff(**wrong)
     assert CoreBackoff(attempts=1).delay(1, Random(0)) is None
 

@@ -410,10 +410,10 @@ async def alone(item: int) -> None:
 @pytest.mark.parametrize(
     ("handler", "options", "problem"),
     [
-        (lambda item: None, {"type_": threading.Thread}, "bodies of type Thread cannot be validated: Pydantic"),
-        (yielding, {}, "the handler yields"),
-        (alone, {"batch": 5}, "batch=5 calls it with lists; annotate 'item' as list"),
-        (lambda item, rates: None, {}, "parameter 'rates' has nothing to fill it"),
+        (lambda item: None, {"type_": threading.Thread}, "bodies of type Thread cannot be validated; make it"),
+        (yielding, {}, "yielding yields; a handler returns"),
+        (alone, {"batch": 5}, "parameter 'item' of alone: batch=5 calls it with lists; annotate it list[int]"),
+        (lambda item, rates: None, {}, "parameter 'rates' of <lambda> has nothing to fill it"),
         (lambda item: None, {"process": True}, "process=True needs a function at module level"),
     ],
 )

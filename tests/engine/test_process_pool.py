@@ -15,7 +15,7 @@ from threading import Lock
 
 import pytest
 
-from tests.engine import children
+from tests.engine import surrounded
 from tests.engine.children import Order, app
 from tests.engine.hands import LONG, Sink, call, delivery, hands, message_worker
 from tidemill.app.depends import Depends
@@ -184,7 +184,7 @@ def test_what_a_child_does_not_have_is_refused_at_start() -> None:
         return str(caught.value)
 
     assert "has scope 'app', which a child process does not have" in refused(message_worker(needs_pool, process=True))
-    assert "needs a message type at module level" in refused(message_worker(children.work, Local, process=True))
+    assert "needs a message type at module level" in refused(message_worker(surrounded.anything, Local, process=True))
 
 
 # --- a child by itself ---------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from tidemill.errors import BackendFull, ConfigurationError, TooLarge
+from tidemill.errors import BackendFull, BadOption, ConfigurationError, TooLarge
 from tidemill.model import (
     Commit,
     CommitResult,
@@ -40,6 +40,7 @@ from tidemill.model import (
     Stale,
     Swap,
     Swapped,
+    Waiting,
 )
 from tidemill.ports import Clock, Documents, Feed, Presence
 
@@ -48,11 +49,14 @@ Row: TypeAlias = dict[str, Any]
 BODY = 1 << 20
 """No body is longer, in bytes."""
 
+PURGED = 1_000
+"""No more messages are removed by one line."""
+
 
 class JsonLog:
     """Implements `tidemill.ports.Database`. The directory must be there."""
 
-    features = frozenset(("store", "queue", "dead_letters", "delay", "priority", "order"))
+    features = frozenset(("store", "queue", "dead_letters", "delay", "priority", "order", "peek", "purge"))
     limits = Limits(batch=1000, body=BODY)
 
     def __init__(self, path: Path, clock: Clock) -> None:
@@ -243,6 +247,18 @@ class JsonQueue:
         claimed = len(self._rows()) - len(dues)
         return Depth(len(ready), len(dues) - len(ready), claimed, now - min(ready) if ready else 0.0)
 
+    async def peek(self, after: str, limit: int) -> Sequence[Waiting]:
+        behind = parsed(after)
+        found = sorted((place(row), row["id"], row) for row in self._rows() if not row["claim"])
+        return [waiting(row) for where, _, row in found if where > behind][:limit]
+
+    async def purge(self) -> int:
+        doomed = [row for row in self._rows() if not row["claim"]][:PURGED]
+        for row in doomed:
+            self._log.change("message", self._key(row["id"]), None)
+        self._log.write()
+        return len(doomed)
+
     def add(self, fields: Row) -> None:
         """Put a message in that is not there yet, and wake who waits; the caller writes."""
         if self._key(fields["id"]) not in self._log.tables["message"]:
@@ -356,6 +372,23 @@ def put_letter(log: Log, row: Row) -> None:
 def delivery(row: Row) -> Delivery:
     names = ("queue", "id", "key", "headers", "priority", "sent_at", "attempt", "deliveries", "reason", "claim")
     return Delivery(body=b64decode(row["body"]), **{name: row[name] for name in names})
+
+
+def place(row: Row) -> list[Any]:
+    return [-row["priority"], row["due"], row["id"]]
+
+
+def parsed(after: str) -> list[Any]:
+    try:
+        priority, due, id = json.loads(after or '[-1e9, 0.0, ""]')
+        return [int(priority), float(due), str(id)]
+    except (ValueError, TypeError):
+        raise BadOption(f"{after!r} is no place in a queue; take it from the page before") from None
+
+
+def waiting(row: Row) -> Waiting:
+    names = ("id", "key", "headers", "priority", "sent_at", "due", "attempt", "reason")
+    return Waiting(body=b64decode(row["body"]), place=json.dumps(place(row)), **{name: row[name] for name in names})
 
 
 def text(body: bytes) -> str:

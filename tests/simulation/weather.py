@@ -41,6 +41,7 @@ from tidemill.model import (
     Start,
     Swap,
     Swapped,
+    Waiting,
 )
 from tidemill.ports import DeadLetters, Documents, Feed, Presence, Queue, Store
 from tidemill.testing.clock import FakeClock
@@ -346,6 +347,12 @@ class FaultyQueue:
 
     async def depth(self) -> Depth:
         return await self.host.call("depth", self._inner.depth)
+
+    async def peek(self, after: str, limit: int) -> Sequence[Waiting]:
+        return await self.host.call("peek", lambda: self._inner.peek(after, limit))
+
+    async def purge(self) -> int:
+        return await self.host.call("purge", self._inner.purge)
 
 
 class FaultyLetters:

@@ -25,6 +25,10 @@ class Client(Protocol):
 
     async def send(self, queue: str, messages: Sequence[Message]) -> Sequence[str]: ...
 
+    def check(self, queue: str, messages: Sequence[Message]) -> None:
+        """Raises `BadOption` or `TooLarge` for what the queue's backend does not take. No I/O; `send` does it too."""
+        ...
+
     async def get(self, collection: str, ids: Sequence[str]) -> Sequence[Stored | None]: ...
 
     async def write(self, collection: str, writes: Sequence[Write]) -> Sequence[Written]: ...
@@ -75,6 +79,14 @@ def running() -> Running:
     if found.pid != os.getpid():
         raise Forked()
     return found
+
+
+def check_unsent(message: Message) -> None:
+    """Let the client in use refuse now what is sent later, with a commit. Without a client nothing is known of the
+    backend: a handler that is called by a unit test."""
+    found = _running.get()
+    if found is not None:
+        found.client.check(message.queue, [message])
 
 
 def enter_scope(name: Callable[[], str]) -> None:

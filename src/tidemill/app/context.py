@@ -10,6 +10,7 @@ from threading import Event
 from typing import Any, TypeVar
 from uuid import uuid4
 
+from tidemill.app.client import check_unsent
 from tidemill.app.handles import Collection, Queue
 from tidemill.core.duration import Duration
 from tidemill.errors import ConfigurationError
@@ -60,10 +61,15 @@ class Transaction:
         delay: Duration = 0.0,
         priority: int = 0,
         dedup: str | None = None,
+        key: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> str:
-        """Send a message; its id."""
-        message = queue.message(value, id=uuid4().hex, delay=delay, priority=priority, dedup=dedup, headers=headers)
+        """Send a message; its id. The queue's `limit` does not refuse it: an ack that has to wait for room in another
+        queue could wait for itself. It counts for those who send after it."""
+        message = queue.message(
+            value, id=uuid4().hex, delay=delay, priority=priority, dedup=dedup, key=key, headers=headers
+        )
+        check_unsent(message)
         self.messages.append(message)
         return message.id
 

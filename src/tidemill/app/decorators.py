@@ -17,6 +17,7 @@ from tidemill.app.handles import Queue
 from tidemill.app.values import Change, Deletion
 from tidemill.core.codec import arguments_type
 from tidemill.core.duration import Duration
+from tidemill.core.signature import Kind, kind_of, parameters_of
 from tidemill.errors import ConfigurationError
 
 T = TypeVar("T")
@@ -96,7 +97,9 @@ def unpack(function: Callable[..., Any], name: str) -> tuple[Any, Callable[..., 
     """
     fields: dict[str, tuple[Any, Any]] = {}
     injected: list[inspect.Parameter] = []
-    for parameter in inspect.signature(function, eval_str=True).parameters.values():
+    if kind_of(function) in (Kind.GENERATOR, Kind.ASYNC_GENERATOR):
+        raise ConfigurationError(f"task {name!r} yields; a task returns (a dependency may yield)")
+    for parameter in parameters_of(function, f"task {name!r}"):
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
             raise ConfigurationError(f"task {name!r}: {parameter} cannot travel in a message; name each argument")
         if parameter.annotation is Context or dependency_of(parameter) is not None:

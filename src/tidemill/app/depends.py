@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from tidemill.core.inject import dependency_of
+from tidemill.core.signature import dependency_of
 
 __all__ = ["Depends", "Marker", "dependency_of"]
 

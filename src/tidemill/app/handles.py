@@ -13,7 +13,7 @@ from tidemill.app.client import default_id, running
 from tidemill.app.values import Document, Page
 from tidemill.core.codec import Codec
 from tidemill.core.duration import Duration, seconds
-from tidemill.errors import Conflict, Unfit
+from tidemill.errors import BadOption, Conflict, Unfit
 from tidemill.model import (
     CollectionSpec,
     Delete,
@@ -32,6 +32,9 @@ from tidemill.model import (
 T = TypeVar("T")
 Scalar = str | int | float | bool | None
 Where = Mapping[str, Scalar]
+
+PRIORITIES = range(-1_000, 1_001)
+"""The priorities there are; higher ones go first, 0 unless said."""
 
 
 class Queue(Generic[T]):
@@ -53,14 +56,17 @@ class Queue(Generic[T]):
         delay: Duration = 0.0,
         priority: int = 0,
         dedup: str | None = None,
+        key: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> str:
         """Send one message; durable when it returns. Its id, or the first one's if `dedup` was seen before.
 
-        `delay` before it is due; a higher `priority` goes first; `dedup` is unique while the message lives and
-        for the queue's window after. Raises `Unfit` for a value that is not of the queue's type.
+        `delay` before it is due; a higher `priority` goes first (-1,000 to 1,000); `dedup` is unique while the message
+        lives and for the queue's window after; `key` goes along, and dead letters can be selected by it. Raises `Unfit`
+        for a value that is not of the queue's type, `BadOption` for an option out of its range, `TooLarge` for a body
+        that the backend does not take, `QueueFull` above the queue's `limit`.
         """
-        ids = await self.send_many([value], delay=delay, priority=priority, dedup=dedup, headers=headers)
+        ids = await self.send_many([value], delay=delay, priority=priority, dedup=dedup, key=key, headers=headers)
         return ids[0]
 
     async def send_many(
@@ -70,9 +76,13 @@ class Queue(Generic[T]):
         delay: Duration = 0.0,
         priority: int = 0,
         dedup: str | None = None,
+        key: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Sequence[str]:
-        """Send messages in one call; much faster than one by one. `dedup` is a prefix here when there are many."""
+        """Send messages in one call; much faster than one by one. `dedup` is a prefix here when there are many.
+
+        Raises what `send` raises, and has sent none of them then.
+        """
         many = len(values) > 1
         messages = [
             self.message(
@@ -80,7 +90,8 @@ class Queue(Generic[T]):
                 id=uuid4().hex,
                 delay=delay,
                 priority=priority,
-                dedup=f"{dedup}/{n}" if dedup is not None and many else dedup or default_id(),
+                dedup=default_id() if dedup is None else f"{dedup}/{n}" if many and dedup else dedup,
+                key=key,
                 headers=headers,
             )
             for n, value in enumerate(values)
@@ -95,10 +106,39 @@ class Queue(Generic[T]):
         delay: Duration = 0.0,
         priority: int = 0,
         dedup: str | None = None,
+        key: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Message:
-        """The message as it is sent, without sending it."""
-        return Message(self.name, id, self.codec.encode(value), None, headers or {}, priority, seconds(delay), dedup)
+        """The message as it is sent, without sending it. Raises `Unfit` and `BadOption` as `send` does."""
+        if dedup == "" or key == "":
+            raise BadOption(f"queue {self.name!r}: {'dedup' if dedup == '' else 'key'}='' names nothing; leave it out")
+        if not _is_priority(priority):
+            raise BadOption(f"queue {self.name!r}: priority={priority!r} must be a whole number from -1000 to 1000")
+        return Message(
+            self.name,
+            id,
+            self.codec.encode(value),
+            self._key(value, key),
+            _headers(self.name, headers) if headers else {},
+            priority,
+            self._delay(delay),
+            dedup,
+        )
+
+    def _delay(self, delay: Duration) -> float:
+        try:
+            return seconds(delay)
+        except (ValueError, TypeError) as error:
+            raise BadOption(f"queue {self.name!r}: delay: {error}") from None
+
+    def _key(self, value: T, given: str | None) -> str | None:
+        """The key of a message: as given, or by the field that the queue was declared with."""
+        field = self.spec.key
+        if field is None:
+            return given
+        if given is not None:
+            raise BadOption(f"queue {self.name!r}: key={given!r}: the queue takes its keys from the field {field!r}")
+        return _field(value, field)
 
 
 class Collection(Generic[T]):
@@ -234,6 +274,18 @@ def _field(value: object, name: str) -> str:
         kind = type(value).__name__
         raise Unfit(f"{kind}.{name} is {found!r}: an id or key must be text, a whole number, a date or a UUID")
     return str(found)
+
+
+def _is_priority(value: object) -> bool:
+    """A float or a bool would compare as a number and be stored as something else."""
+    return isinstance(value, int) and not isinstance(value, bool) and value in PRIORITIES
+
+
+def _headers(queue: str, headers: Mapping[str, str]) -> dict[str, str]:
+    for name, text in headers.items():
+        if not (isinstance(name, str) and isinstance(text, str)):
+            raise BadOption(f"queue {queue!r}: header {name!r}: {text!r} is no text: write headers as str to str")
+    return dict(headers)
 
 
 def _filters(where: Where) -> tuple[Filter, ...]:

@@ -72,13 +72,15 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """Trigger, handler and policy. The name is permanent: cursors and timers hang on it."""
+    """Trigger, handler, policy, and the middleware around each call, outermost first. The name is permanent: cursors
+    and timers hang on it."""
 
     name: str
     group: str
     trigger: Trigger
     handler: Handler
     policy: Policy
+    middleware: tuple[Handler, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

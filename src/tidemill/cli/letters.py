@@ -11,12 +11,15 @@ from typing import TypeVar
 
 from tidemill import operations
 from tidemill.app.worker import Declared
+from tidemill.cli.asked import agreed, moment
 from tidemill.cli.opened import with_places
+from tidemill.cli.progress import progress, watched
 from tidemill.cli.show import instant, print_json, table
+from tidemill.engine.clock import SystemClock
 from tidemill.engine.places import Places
 from tidemill.errors import ConfigurationError
 from tidemill.model import DeadLetter
-from tidemill.operations import Acted, Selection
+from tidemill.operations import Acted, Manner, Pace, Selection
 
 T = TypeVar("T")
 
@@ -27,14 +30,25 @@ class Chosen:
 
     target: str | None
     options: Mapping[str, object]
-    source: str
-    key: str | None
-    ids: Sequence[str]
+    source: str = ""
+    key: str | None = None
+    ids: Sequence[str] = ()
+    since: str | None = None
+    until: str | None = None
+    reason: str = ""
 
     def selection(self) -> Selection:
         if self.source and self.source.partition("/")[0] not in ("queue", "feed"):
             raise ConfigurationError(f"--source {self.source}: write queue/NAME, feed/WORKER or feed/WORKER/PARTITION")
-        return Selection(self.source, self.key, tuple(self.ids))
+        now = SystemClock().now()
+        return Selection(
+            self.source,
+            self.key,
+            tuple(self.ids),
+            None if self.since is None else moment(self.since, "--since", now),
+            None if self.until is None else moment(self.until, "--until", now),
+            self.reason,
+        )
 
 
 def list_letters(chosen: Chosen, limit: int, *, as_json: bool) -> int:
@@ -64,27 +78,42 @@ def show_letter(chosen: Chosen, *, as_json: bool) -> int:
     return 0
 
 
-def replay_letters(chosen: Chosen, *, every: bool, dry_run: bool) -> int:
-    """Try them again."""
+def replay_letters(chosen: Chosen, *, every: bool, dry_run: bool, limit: int | None, rate: float | None) -> int:
+    """Try them again, at most so many, and so many a second."""
     selection = _narrow(chosen, every)
+    if rate is not None and not 0 < rate < float("inf"):
+        raise ConfigurationError(f"--rate {rate:g}: write how many a second, more than 0")
 
     async def work(declared: Declared, places: Places) -> Acted:
-        return await operations.replay(places, selection, random=SystemRandom(), dry_run=dry_run)
+        plan = Acted()
+        if dry_run or watched():
+            plan = await operations.replay(
+                places, selection, random=SystemRandom(), manner=Manner(limit=limit, dry_run=True)
+            )
+        if dry_run:
+            return plan
+        pace = None if rate is None else Pace(SystemClock(), rate)
+        with progress("replay", plan.letters + plan.keys) as told:
+            manner = Manner(limit=limit, pace=pace, told=told)
+            return await operations.replay(places, selection, random=SystemRandom(), manner=manner)
 
     return _tell(with_places(chosen.target, chosen.options, work), "replay", dry_run)
 
 
-def drop_letters(chosen: Chosen, *, every: bool, dry_run: bool, yes: bool) -> int:
+def drop_letters(chosen: Chosen, *, every: bool, dry_run: bool, yes: bool, limit: int | None) -> int:
     """Forget them, after a question if somebody is there to answer."""
     selection = _narrow(chosen, every)
 
     async def work(declared: Declared, places: Places) -> Acted:
-        plan = await operations.drop(places, selection, random=SystemRandom(), dry_run=True)
+        count = Manner(limit=limit, dry_run=True)
+        plan = await operations.drop(places, selection, random=SystemRandom(), manner=count)
         if dry_run or not (plan.letters or plan.keys):
             return plan
-        if not yes and not _agreed(plan):
+        if not yes and not agreed(f"Drop {_count(plan)} for good?"):
             raise ConfigurationError("nothing was dropped: add --yes")
-        return await operations.drop(places, selection, random=SystemRandom())
+        with progress("drop", plan.letters + plan.keys) as told:
+            manner = Manner(limit=limit, told=told)
+            return await operations.drop(places, selection, random=SystemRandom(), manner=manner)
 
     return _tell(with_places(chosen.target, chosen.options, work), "drop", dry_run)
 
@@ -101,16 +130,10 @@ def _read(chosen: Chosen, limit: int | None) -> list[DeadLetter]:
 def _narrow(chosen: Chosen, every: bool) -> Selection:
     selection = chosen.selection()
     if selection == Selection() and not every:
-        raise ConfigurationError("which ones? Give --source, --key or --id, or --all for all of them")
+        raise ConfigurationError(
+            "which ones? Give --source, --key or --id, or another filter, or --all for all of them"
+        )
     return selection
-
-
-def _agreed(plan: Acted) -> bool:
-    if not sys.stdin or not sys.stdin.isatty():
-        return False
-    sys.stderr.write(f"Drop {_count(plan)} for good? [y/N] ")
-    sys.stderr.flush()
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _tell(acted: Acted, wish: str, dry_run: bool) -> int:

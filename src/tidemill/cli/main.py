@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import tidemill
-from tidemill.cli.commands import letters, reading, running
+from tidemill.cli.commands import feeds, letters, queues, reading, running, timers
 from tidemill.cli.options import PLAIN, examples
 from tidemill.signals import Signals
 
@@ -25,12 +25,15 @@ def build(signals: Signals) -> typer.Typer:
         no_args_is_help=True,
         context_settings={"help_option_names": ["-h", "--help"]},
         epilog=examples("tidemill dev", "tidemill run avalon.app:app --group queues", "tidemill status --json"),
-        **PLAIN,
+        **{**PLAIN, "add_completion": True},
     )
     _add_root(app)
     running.add(app, signals)
     reading.add(app)
+    feeds.add(app)
+    timers.add(app)
     letters.add(app)
+    queues.add(app)
     return app
 
 

@@ -30,6 +30,11 @@ Key = Annotated[str | None, typer.Option("--key", "-k", help="Only of this key."
 Ids = Annotated[list[str] | None, typer.Option("--id", help="Only this one; may be repeated.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
 Every = Annotated[bool, typer.Option("--all", help="All there are, without a filter.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Most = Annotated[int | None, typer.Option("--limit", min=1, help="At most so many messages and keys.")]
+Since = Annotated[str | None, typer.Option("--since", help="From this time (UTC) on, or how long ago: 2h.")]
+Until = Annotated[str | None, typer.Option("--until", help="Before this time (UTC), or how long ago: 10m.")]
+Reason = Annotated[str, typer.Option("--reason", help="With this text in the reason or the error, in any case.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, help="At most so many.")]
 
 PLAIN: Mapping[str, Any] = {"rich_markup_mode": None, "pretty_exceptions_enable": False, "add_completion": False}

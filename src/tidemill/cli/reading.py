@@ -10,7 +10,7 @@ from pathlib import Path
 from tidemill import operations
 from tidemill.app.worker import OnChange, Worker
 from tidemill.cli.opened import with_places
-from tidemill.cli.show import instant, length, print_json, table
+from tidemill.cli.show import Table, instant, length, print_json, show, table
 from tidemill.cli.target import find
 from tidemill.core.member import Member
 from tidemill.engine.reading import wants_deletions
@@ -72,16 +72,17 @@ def show_status(target: str | None, options: Mapping[str, object], *, as_json: b
     if as_json:
         print_json(status)
     else:
-        _print_status(status)
+        show(pieces_of(status))
     return 1 if status.problems else 0
 
 
-def _print_status(status: Status) -> None:
+def pieces_of(status: Status) -> Iterator[Table | str]:
+    """What is shown of a status, from top to bottom."""
     names = {one.id: one.name for one in status.members}
-    table("replicas", ["name", "id", "groups", "state", "since"], [_replica(one) for one in status.members])
+    yield Table("replicas", ["name", "id", "groups", "state", "since"], [_replica(one) for one in status.members])
     columns = ["worker", "holder", "state", "partitions", "lag", "behind", "waiting", "parked"]
-    table("feeds", columns, list(_holdings(status, names)))
-    table(
+    yield Table("feeds", columns, list(_holdings(status, names)))
+    yield Table(
         "queues",
         ["queue", "ready", "delayed", "claimed", "oldest", "dead"],
         [
@@ -89,16 +90,16 @@ def _print_status(status: Status) -> None:
             for name, d in status.queues.items()
         ],
     )
-    table(
+    yield Table(
         "timers",
         ["timer", "last", "state", "runs in", "attempts", "error"],
         [(t.name, instant(t.last), t.state, names.get(t.owner, t.owner), t.attempts, t.error) for t in status.timers],
     )
-    table("dead letters", ["source", "count"], list(status.dead_letters.items()))
+    yield Table("dead letters", ["source", "count"], list(status.dead_letters.items()))
     for group in operations.groups_without_members(status):
-        print(f"nobody works group {group}")
+        yield f"nobody works group {group}"
     for problem in status.problems:
-        print(f"not read: {problem}")
+        yield f"not read: {problem}"
 
 
 def _holdings(status: Status, names: Mapping[str, str]) -> Iterator[tuple[object, ...]]:

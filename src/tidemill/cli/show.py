@@ -4,35 +4,69 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 Row = Sequence[object]
 
 
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows under columns; a table without rows says so."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Row]
+
+    def cells(self) -> list[list[str]]:
+        return [["" if cell is None else _one_line(str(cell)) for cell in row] for row in self.rows]
+
+
 def table(title: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
     """Print rows under columns, or that there are none."""
-    texts = [["" if cell is None else _one_line(str(cell)) for cell in row] for row in rows]
+    show([Table(title, columns, rows)])
+
+
+def show(pieces: Iterable[Table | str]) -> None:
+    """Print tables and lines: drawn on a terminal, as aligned text in a pipe."""
     if sys.stdout.isatty():
-        _draw(title, columns, texts)
+        from rich.console import Console
+
+        console = Console()
+        for piece in pieces:
+            console.print(drawn(piece))
         return
-    widths = [max(map(len, column)) for column in zip(columns, *texts, strict=True)]
-    print(f"{title}:" if texts else f"{title}: none")
-    for row in [[c.upper() for c in columns], *texts] if texts else []:
-        print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for piece in pieces:
+        print(piece if isinstance(piece, str) else _aligned(piece))
 
 
-def _draw(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def drawn(piece: Table | str) -> Any:
+    """The same for a terminal, as rich draws it."""
+    from rich.table import Table as Drawn
     from rich.text import Text
 
-    drawn = Table(*columns, title=title, title_justify="left")
-    for row in rows:
-        drawn.add_row(*map(Text, row))
-    Console().print(drawn if rows else f"{title}: none")
+    if isinstance(piece, str):
+        return Text(piece)
+    if not piece.rows:
+        return Text(f"{piece.title}: none")
+    found = Drawn(*piece.columns, title=piece.title, title_justify="left")
+    for row in piece.cells():
+        found.add_row(*map(Text, row))
+    return found
+
+
+def _aligned(piece: Table) -> str:
+    rows = piece.cells()
+    if not rows:
+        return f"{piece.title}: none"
+    widths = [max(map(len, column)) for column in zip(piece.columns, *rows, strict=True)]
+    lines = [
+        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in [[c.upper() for c in piece.columns], *rows]
+    ]
+    return "\n".join([f"{piece.title}:", *lines])
 
 
 def print_json(value: object) -> None:

@@ -1,4 +1,4 @@
-"""From `module:app` to the app: a mistake is one line, a fault of the user's module shows the user's own frames."""
+"""From `module:app` to the app: a mistake is one line, and so is a fault of the user's module: where, and what."""
 
 from __future__ import annotations
 
@@ -12,19 +12,15 @@ from pathlib import Path
 from types import ModuleType
 
 from tidemill.app.app import App
-from tidemill.errors import ConfigurationError, TidemillError
+from tidemill.errors import ConfigurationError
 
 USUAL = ("app", "main")
-
-
-class Broken(TidemillError):
-    """The user's module could not be imported; the message has the user's own frames."""
 
 
 def find(target: str | None, folder: Path) -> App:
     """The app of `module:app`, `module`, or of app.py or main.py in `folder`, which is put on the import path.
 
-    Raises `ConfigurationError` for what is not there, `Broken` for what fails by itself.
+    Raises `ConfigurationError` for what is not there, and for what fails by itself.
     """
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
@@ -50,12 +46,12 @@ def _load(module: str, folder: Path) -> ModuleType:
             near = get_close_matches(module, _modules(folder), 1, 0.6)
             words = f"; did you mean {near[0]}?" if near else ""
             raise ConfigurationError(f"there is no module {module!r} in {folder.name}/{words}") from None
-        raise Broken(own_frames(error)) from None
+        raise ConfigurationError(fault(error)) from None
     except ConfigurationError as error:
         place = _place(error)
         raise ConfigurationError(*(f"{place}{problem}" for problem in error.problems)) from None
     except (Exception, SystemExit) as error:
-        raise Broken(own_frames(error)) from None
+        raise ConfigurationError(fault(error)) from None
 
 
 def _modules(folder: Path) -> list[str]:
@@ -77,20 +73,22 @@ def _app(module: ModuleType, name: str, attribute: str) -> App:
 # --- what the user's own code did ---------------------------------------------------------------------------
 
 
-def own_frames(error: BaseException) -> str:
-    """The traceback without our frames, those of libraries and of the import machinery."""
-    told = traceback.TracebackException.from_exception(error)
-    link: traceback.TracebackException | None = told
-    while link is not None:
-        own = [frame for frame in link.stack if _is_own(frame.filename)]
-        link.stack[:] = own or link.stack[-1:]
-        link = link.__cause__ or link.__context__
-    return "".join(told.format()).rstrip()
+def fault(error: BaseException) -> str:
+    """`the app could not be imported: app.py:1 → rates.py:6: ValueError: …`: the way there through the user's files."""
+    way = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in _own(error)]
+    if isinstance(error, SyntaxError) and error.filename:
+        way.append(f"{Path(error.filename).name}:{error.lineno}")
+    (what, *_) = traceback.format_exception_only(error)[-1:]
+    return f"the app could not be imported: {' → '.join(way) or 'in a library'}: {what.strip()}"
+
+
+def _own(error: BaseException) -> list[traceback.FrameSummary]:
+    return [frame for frame in traceback.extract_tb(error.__traceback__) if _is_own(frame.filename)]
 
 
 def _place(error: BaseException) -> str:
     """`app.py:12: ` of the user's line that a declaration stands in."""
-    own = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_own(frame.filename)]
+    own = _own(error)
     return f"{Path(own[-1].filename).name}:{own[-1].lineno}: " if own else ""
 
 

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable
 from typing import Any, TextIO
 
-from tidemill.cli.target import Broken
 from tidemill.core.scrub import scrub
 from tidemill.errors import ConfigurationError, TidemillError
 
@@ -19,10 +18,6 @@ def exit_code(command: Callable[[], Any], stderr: TextIO) -> int:
     except ConfigurationError as error:
         for problem in error.problems or (str(error),):
             _tell(stderr, problem)
-        return 2
-    except Broken as error:
-        stderr.write(f"{error}\n")
-        _tell(stderr, "the app could not be imported (above)")
         return 2
     except TidemillError as error:
         _tell(stderr, str(error))

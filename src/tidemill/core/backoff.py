@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from random import Random
 
 from tidemill.core.duration import Duration, seconds
+from tidemill.errors import ConfigurationError
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +25,14 @@ class Backoff:
 
     def __post_init__(self) -> None:
         if self.attempts < 1:
-            raise ValueError(f"Backoff(attempts={self.attempts}): at least 1, the first try counts")
+            raise ConfigurationError(f"Backoff(attempts={self.attempts}): at least 1, the first try counts")
         if self.factor < 1 or not 0 <= self.jitter <= 1:
-            raise ValueError(f"Backoff(factor={self.factor}, jitter={self.jitter}): factor ≥ 1, jitter 0…1")
-        seconds(self.first)
-        seconds(self.longest)
+            raise ConfigurationError(f"Backoff(factor={self.factor}, jitter={self.jitter}): factor ≥ 1, jitter 0…1")
+        for name, value in (("first", self.first), ("longest", self.longest)):
+            try:
+                seconds(value)
+            except (ValueError, TypeError) as error:
+                raise ConfigurationError(f"Backoff({name}={value!r}): {error}") from None
 
     def delay(self, failures: int, random: Random) -> float | None:
         """Seconds to wait after the `failures`-th failure (from 1); None when no try is left."""

@@ -4,8 +4,9 @@ everybody.
 Each feed by itself: the floor of its fair share to every member, by weight; what remains is one *extra*
 partition for some members. Extras stay with those who hold them, and go on to others only when that makes
 the total load more even, so that many small feeds do not all end in one place. Each such move strictly
-lessens the sum of load (load + 1) per weight, and nothing else moves: hence it ends, a result that was
-carried out is a fixed point, and a stable fleet stands still.
+lessens the sum of load (load + 1) per weight, and nothing else moves: hence it ends. A partition that was released
+counts for the member that was named, so that the way there changes nothing: a result that was carried out is a fixed
+point, and a stable fleet stands still.
 
 Owners keep up to their quota. Free partitions go to the member that was named by who released them, else by
 rendezvous rank, among those under quota. Who is above quota releases; nobody takes from the living.
@@ -13,6 +14,7 @@ rendezvous rank, among those under quota. Who is above quota releases; nobody ta
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -58,9 +60,8 @@ def plan(
         targets = place(name, feed, shared[name])
         claims[name] = [p for p, member in targets.items() if member == me and feed.slots[p].owner is None]
         mine = sorted((cost(name, p), p) for p, slot in feed.slots.items() if slot.owner == me)
-        surplus = max(len(mine) - shared[name].get(me, 0), 0) if shared[name] else 0
-        room = _room(feed, shared[name], targets)
-        releases[name] = _onward(name, [p for _, p in mine[:surplus]], room)
+        room = _my_room(me, feed, shared[name], targets)
+        releases[name] = _onward(name, [p for _, p in mine[: room.total()]], room)
     return Plan(shared, claims, releases)
 
 
@@ -85,10 +86,11 @@ def quotas(feeds: Mapping[str, Division]) -> dict[str, dict[str, int]]:
     for share in shares.values():
         for member, floor in share.floors.items():
             loads.add(member, floor, share.weights[member])
-    for share in shares.values():
-        for member in _takers(share, loads):
-            share.extras.add(member)
-            loads.add(member, 1)
+    for takers in (_holders, _others):  # a free partition goes where it is light when all that is held has been counted
+        for share in shares.values():
+            for member in takers(share, loads):
+                share.extras.add(member)
+                loads.add(member, 1)
     while (move := _better(shares.values(), loads)) is not None:
         share, giver, taker = move
         share.extras ^= {giver, taker}
@@ -111,8 +113,9 @@ class _Share:
         self.extras: set[str] = set()
         self.held = dict.fromkeys(self.weights, 0)
         for slot in feed.slots.values():
-            if slot.owner in self.held:
-                self.held[slot.owner] += 1
+            holder = slot.next_owner if slot.owner is None else slot.owner  # what is on its way counts as arrived
+            if holder in self.held:
+                self.held[holder] += 1
 
     def quotas(self) -> dict[str, int]:
         return {m: floor + (m in self.extras) for m, floor in self.floors.items()}
@@ -145,10 +148,17 @@ class _Loads:
         return self._count[giver] * self._weight[taker] > (self._count[taker] + 1) * self._weight[giver]
 
 
-def _takers(share: _Share, loads: _Loads) -> list[str]:
-    """Who gets an extra at first: who holds one already, then the least loaded."""
-    order = sorted(share.eligible, key=lambda m: (share.held[m] <= share.floors[m], loads.of(m), m))
-    return order[: share.left]
+def _holders(share: _Share, loads: _Loads) -> list[str]:
+    """Who gets an extra at first: who holds one already."""
+    holders = [m for m in share.eligible if share.held[m] > share.floors[m]]
+    return sorted(holders, key=lambda m: (loads.of(m), m))[: share.left]
+
+
+def _others(share: _Share, loads: _Loads) -> list[str]:
+    """Who gets an extra that nobody holds: whom it burdens least. Weighed as `_better` does, or the next look would
+    move what this one gave."""
+    others = [m for m in share.eligible if m not in share.extras]
+    return sorted(others, key=lambda m: (loads.after(m), m))[: share.left - len(share.extras)]
 
 
 def _better(shares: Iterable[_Share], loads: _Loads) -> tuple[_Share, str, str] | None:
@@ -178,7 +188,20 @@ def _room(feed: Division, quota: Mapping[str, int], targets: Mapping[str, str]) 
     return room
 
 
-def _onward(name: str, partitions: Sequence[str], room: dict[str, int]) -> list[tuple[str, str | None]]:
+def _my_room(me: str, feed: Division, quota: Mapping[str, int], targets: Mapping[str, str]) -> Counter[str]:
+    """To whom I may send my surplus: all who release divide the room in one order, and nobody is named too often."""
+    room = _room(feed, quota, targets)
+    takers = [member for member in sorted(room) for _ in range(room[member])]
+    held = Counter(slot.owner for slot in feed.slots.values() if slot.owner is not None)
+    for owner in sorted(held):
+        surplus = max(held[owner] - quota.get(owner, 0), 0)
+        if owner == me:
+            return Counter(takers[:surplus])
+        takers = takers[surplus:]
+    return Counter()
+
+
+def _onward(name: str, partitions: Sequence[str], room: Counter[str]) -> list[tuple[str, str | None]]:
     """Whom each released partition should go to."""
     onward = []
     for partition in partitions:

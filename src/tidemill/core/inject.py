@@ -9,13 +9,13 @@ code path serves loops, threads and child processes. With nothing to inject a pl
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from inspect import Parameter
+from types import GeneratorType
 from typing import Annotated, Any, Final, Protocol, TypeAlias, TypeVar, get_args, get_origin
 
+from tidemill.core.signature import Kind, dependency_of, kind_of, name_of, parameters_of, wrong_with
 from tidemill.errors import ConfigurationError
 
 T = TypeVar("T")
@@ -33,15 +33,6 @@ class Reach(Protocol):
 def here(work: Awaitable[T], /) -> Awaitable[T]:
     """Await it right here: the call runs on the loop itself."""
     return work
-
-
-class Kind(Enum):
-    """How a function gives its value."""
-
-    PLAIN = "plain"
-    ASYNC = "async"
-    GENERATOR = "generator"
-    ASYNC_GENERATOR = "async generator"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +79,8 @@ class Plan:
         failure: BaseException | None = None
         result: Any = None
         try:
-            for step in self.steps:
-                values.append(await make(step, values, self.shared, opened, reach))
+            if self.steps:
+                await make_all(self.steps, values, self.shared, opened, reach)
             if check is not None:
                 check()
             result = self.function(*arguments, **_gather(self.wants, values, self.shared))
@@ -97,7 +88,8 @@ class Plan:
                 result = await reach(result)
         except BaseException as error:
             failure = error
-        failure = await close(opened, failure, reach)
+        if opened:
+            failure = await close(opened, failure, reach)
         if failure is not None:
             raise failure
         return result
@@ -114,8 +106,7 @@ class AppScope:
     async def open(self) -> None:
         """Make them all, in order. Closes what was made if one fails, and raises its failure."""
         try:
-            for step in self._steps:
-                self._shared.append(await make(step, [None], self._shared, self._opened, here))
+            await make_all(self._steps, self._shared, self._shared, self._opened, here)
         except BaseException as error:
             failure = await close(self._opened, error, here)
             self._shared.clear()
@@ -153,13 +144,15 @@ class Injector:
         Raises `ConfigurationError` with the owner, the parameter and the fix.
         """
         compiling = _Compiling(self, owner, app_scope)
-        parameters = _parameters(function, owner)
+        parameters = parameters_of(function, owner)
         first: Parameter | None = None
         if items:
             if not parameters or self.place_of(parameters[0]) is not None:
-                raise ConfigurationError(f"{owner}: its first parameter must take the item; add one")
+                raise ConfigurationError(
+                    f"{owner}: the first parameter of {name_of(function)} must take the item; add one"
+                )
             first = parameters.pop(0)
-        wants = compiling.wants(parameters, "", ())
+        wants = compiling.wants(parameters, name_of(function), ())
         return Plan(
             function,
             kind_of(function),
@@ -235,8 +228,10 @@ class _Compiling:
             self.needs_context = True
             return CONTEXT
         function = self._injector.resolve(marker, parameter)
+        if wrong := wrong_with(marker, function):
+            raise self._problem(parameter, of, wrong)
         if function in path:
-            circle = " → ".join(_name(f) for f in (*path[path.index(function) :], function))
+            circle = " → ".join(name_of(f) for f in (*path[path.index(function) :], function))
             raise self._problem(parameter, of, f"closes a circle ({circle}); break it")
         if getattr(marker, "scope", None) == "app":
             return self._app(function, parameter, of, path)
@@ -267,8 +262,8 @@ class _Compiling:
         )
 
     def _step(self, function: Callable[..., Any], path: tuple[Callable[..., Any], ...], *, app: bool) -> Step:
-        parameters = _parameters(function, f"{self._owner}: dependency {_name(function)}")
-        wants = self.wants(parameters, f"dependency {_name(function)}", (*path, function), app=app)
+        parameters = parameters_of(function, self._owner)
+        wants = self.wants(parameters, f"dependency {name_of(function)}", (*path, function), app=app)
         return Step(function, kind_of(function), wants)
 
     def _check_optional(self, parameter: Parameter, of: str) -> None:
@@ -280,54 +275,33 @@ class _Compiling:
             )
 
     def _problem(self, parameter: Parameter, of: str, what: str) -> ConfigurationError:
-        whose = f" of {of}" if of else ""
-        return ConfigurationError(f"{self._owner}: parameter {parameter.name!r}{whose} {what}")
-
-
-def dependency_of(parameter: Parameter) -> Any | None:
-    """The marker of a parameter: anything with `.dependency` in its `Annotated[…]`, or as its default."""
-    if get_origin(parameter.annotation) is Annotated:
-        for marker in get_args(parameter.annotation)[1:]:
-            if hasattr(marker, "dependency"):
-                return marker
-    return parameter.default if hasattr(parameter.default, "dependency") else None
-
-
-def kind_of(function: Callable[..., Any]) -> Kind:
-    """How a function, or an object that is called like one, gives its value."""
-    called: Any = function
-    if not (inspect.isroutine(called) or inspect.isclass(called)) and not hasattr(called, "func"):
-        called = getattr(called, "__call__", called)  # noqa: B004 - the method itself is what is looked at
-    if inspect.iscoroutinefunction(called):
-        return Kind.ASYNC
-    if inspect.isasyncgenfunction(called):
-        return Kind.ASYNC_GENERATOR
-    return Kind.GENERATOR if inspect.isgeneratorfunction(called) else Kind.PLAIN
+        return ConfigurationError(f"{self._owner}: parameter {parameter.name!r} of {of} {what}")
 
 
 # --- making and closing -------------------------------------------------------------------------------------
 
-Opened: TypeAlias = Generator[Any, Any, Any] | AsyncGenerator[Any, Any]
+Opened: TypeAlias = "GeneratorType[Any, Any, Any] | AsyncGenerator[Any, Any]"
 
 _NOTHING: Final = object()
 
 
-async def make(step: Step, values: list[Any], shared: list[Any], opened: list[Opened], reach: Reach) -> Any:
-    """One value. A generator stays in `opened` until `close`."""
-    given = step.function(**_gather(step.wants, values, shared))
-    match step.kind:
-        case Kind.PLAIN:
-            return await reach(given) if hasattr(given, "__await__") else given
-        case Kind.ASYNC:
-            return await reach(given)
-        case Kind.GENERATOR:
+async def make_all(
+    steps: Sequence[Step], values: list[Any], shared: list[Any], opened: list[Opened], reach: Reach
+) -> None:
+    """Append each step's value to `values`. Generators stay in `opened` until `close`."""
+    for step in steps:
+        given = step.function(**_gather(step.wants, values, shared))
+        if step.kind is Kind.GENERATOR:
             value = next(given, _NOTHING)
-        case Kind.ASYNC_GENERATOR:
+        elif step.kind is Kind.ASYNC_GENERATOR:
             value = await reach(anext(given, _NOTHING))
-    if value is _NOTHING:
-        raise RuntimeError(f"dependency {_name(step.function)} ended without yielding a value")
-    opened.append(given)
-    return value
+        else:
+            values.append(await reach(given) if step.kind is Kind.ASYNC or hasattr(given, "__await__") else given)
+            continue
+        if value is _NOTHING:
+            raise RuntimeError(f"dependency {name_of(step.function)} ended without yielding a value")
+        opened.append(given)
+        values.append(value)
 
 
 async def close(opened: list[Opened], failure: BaseException | None, reach: Reach) -> BaseException | None:
@@ -335,7 +309,7 @@ async def close(opened: list[Opened], failure: BaseException | None, reach: Reac
     while opened:
         generator = opened.pop()
         try:
-            if isinstance(generator, Generator):
+            if isinstance(generator, GeneratorType):  # asking the abstract class costs as much as all the rest
                 _finish(generator, failure)
             else:
                 await reach(_finish_async(generator, failure))
@@ -371,19 +345,6 @@ async def _finish_async(generator: AsyncGenerator[Any, Any], failure: BaseExcept
 
 
 def _gather(wants: tuple[tuple[str, int], ...], values: list[Any], shared: list[Any]) -> dict[str, Any]:
+    if not wants:
+        return {}
     return {name: values[place] if place >= 0 else shared[~place] for name, place in wants}
-
-
-def _parameters(function: Callable[..., Any], owner: str) -> list[Parameter]:
-    try:
-        return list(inspect.signature(function, eval_str=True).parameters.values())
-    except NameError as error:
-        raise ConfigurationError(
-            f"{owner}: an annotation names {error.name!r}, which is not there at module level; import it for real"
-        ) from None
-    except (TypeError, ValueError):
-        return []  # a builtin without a signature: it is called without arguments
-
-
-def _name(function: Callable[..., Any]) -> str:
-    return str(getattr(function, "__name__", None) or type(function).__name__)

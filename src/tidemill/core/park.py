@@ -12,9 +12,10 @@ all three, later changes of the key are appended behind: order per key is kept, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal, TypeAlias
 
+from tidemill.errors import FormatTooNew
 from tidemill.model import FORMAT, Json, Logged, Value
 
 State: TypeAlias = Literal["waiting", "parked", "replaying"]
@@ -38,6 +39,8 @@ class Parked:
     due: float = 0.0
     attempts: int = 0
     error: str = ""
+    extra: Value = field(default_factory=dict)
+    """Fields that this release does not know. They stay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,7 @@ class Index:
 
     epoch: int = 0
     keys: Mapping[str, Parked] = field(default_factory=dict)
+    extra: Value = field(default_factory=dict)
 
     @property
     def bytes(self) -> int:
@@ -132,14 +136,20 @@ def drop(index: Index, key: str) -> Index:
     return _without(index, key)
 
 
+_KNOWN = frozenset({"format", "write", "epoch", "keys"})
+_KNOWN_OF_KEY = frozenset(one.name for one in fields(Parked)) - {"extra"}
+
+
 def to_value(index: Index, write: str) -> dict[str, Json]:
     """The record's value; `write` recognises a swap of our own whose reply was lost."""
     return {
+        **index.extra,
         "format": FORMAT,
         "write": write,
         "epoch": index.epoch,
         "keys": {
             key: {
+                **p.extra,
                 "first": p.first,
                 "last": p.last,
                 "count": p.count,
@@ -155,12 +165,14 @@ def to_value(index: Index, write: str) -> dict[str, Json]:
 
 
 def from_value(value: Value) -> Index:
-    """The index of a record."""
-    keys = value.get("keys")
-    epoch = value.get("epoch")
+    """The index of a record. Raises `FormatTooNew` for one that a newer release wrote."""
+    version, keys, epoch = value.get("format", 1), value.get("keys"), value.get("epoch")
+    if isinstance(version, int) and version > FORMAT:
+        raise FormatTooNew(f"a park record has format {version}, this release reads up to {FORMAT}")
     assert isinstance(keys, Mapping)
     assert isinstance(epoch, int)
-    return Index(epoch, {key: _parked(parked) for key, parked in keys.items() if isinstance(parked, Mapping)})
+    parked = {key: _parked(one) for key, one in keys.items() if isinstance(one, Mapping)}
+    return Index(epoch, parked, {name: item for name, item in value.items() if name not in _KNOWN})
 
 
 def _parked(value: Mapping[str, Json]) -> Parked:
@@ -175,6 +187,7 @@ def _parked(value: Mapping[str, Json]) -> Parked:
         due=float(str(value["due"])),
         attempts=_int(value["attempts"]),
         error=str(value["error"]),
+        extra={name: item for name, item in value.items() if name not in _KNOWN_OF_KEY},
     )
 
 

@@ -82,6 +82,7 @@ class Bells:
     def _swap(self, group: str, before: Record | None) -> Swap:
         count = before.value.get("count", 0) if before is not None else 0
         value: Value = {
+            **(before.value if before is not None else {}),
             "format": FORMAT,
             "count": count + 1 if isinstance(count, int) else 1,
             "write": f"{self._random.getrandbits(64):016x}",

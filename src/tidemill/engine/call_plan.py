@@ -17,10 +17,13 @@ from typing import Any, Final
 
 from tidemill.app.client import enter_scope
 from tidemill.app.worker import Worker
+from tidemill.core.around import through
 from tidemill.core.fence import Fence
-from tidemill.core.inject import Injector, Kind, Plan, Reach, here
+from tidemill.core.inject import Injector, Plan, Reach, here
+from tidemill.core.signature import Kind, name_of
+from tidemill.engine.fits import check_first
 from tidemill.engine.frames import alone, line, trace
-from tidemill.engine.reading import UNASKED, Read, context_of, is_list, reader, scope_of
+from tidemill.engine.reading import UNASKED, Read, context_of, reader, scope_of
 from tidemill.engine.slot import Slot
 from tidemill.engine.work import DONE, Call, Cancelled, End, Ended, Failed, Misfit, Unstarted
 from tidemill.errors import ConfigurationError, NoJson, Reject, Retry, Snooze, Unfit
@@ -96,17 +99,20 @@ class CallPlan:
 
     async def _call(self, call: Call, slot: Slot, arguments: tuple[Any, ...], reach: Reach) -> Any:
         plan = self.plan
-        if plan.free:
+        around = self.worker.middleware
+        if plan.free and not around:
             returned = plan.function(*arguments)
             return await reach(returned) if hasattr(returned, "__await__") else returned
         context = None
-        if plan.needs_context:
+        if plan.needs_context or around:
             context = slot.context = context_of(call, slot.deadline, slot.connect, self.transactional)
 
-        def still_ours() -> None:  # making the dependencies may have taken long
+        def still_ours() -> None:  # middleware, and making the dependencies, may have taken long
             if not call.fence.holds(self.now()):
                 raise Lapsed
 
+        if around:
+            return await through(around, context, lambda: plan.call(arguments, context, reach, still_ours), reach)
         return await plan.call(arguments, context, reach, still_ours if plan.steps else None)
 
 
@@ -123,11 +129,11 @@ def compile_call(
         app_scope=not policy.process,
     )
     if plan.kind in (Kind.GENERATOR, Kind.ASYNC_GENERATOR):
-        raise ConfigurationError(f"{owner}: the handler yields; a handler returns (a dependency may yield)")
-    if plan.first is not None and policy.batch is not None and not is_list(plan.first.annotation):
         raise ConfigurationError(
-            f"{owner}: batch={policy.batch} calls it with lists; annotate {plan.first.name!r} as list[…]"
+            f"{owner}: {name_of(worker.handler)} yields; a handler returns (a dependency may yield)"
         )
+    if plan.first is not None:
+        check_first(worker, name_of(worker.handler), plan.first)
     read = None if plan.first is None else reader(worker, type_, plan.first.annotation)
     single = policy.batch is None and not policy.process
     return CallPlan(worker, plan, read, transactional and single, now)

@@ -24,7 +24,8 @@ from tidemill.app.context import Context
 from tidemill.app.decorators import Task
 from tidemill.app.worker import OnMessage, Policy, Trigger, Worker
 from tidemill.core.fence import Fence
-from tidemill.core.inject import Injector, Kind
+from tidemill.core.inject import Injector
+from tidemill.core.signature import Kind
 from tidemill.engine.call_plan import CallPlan, compile_call
 from tidemill.engine.frames import line, trace
 from tidemill.engine.reading import type_of
@@ -40,13 +41,15 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A worker by the name of its function. `declared` is its pickled trigger and policy: values and types by name."""
+    """A worker by the names of its function and middleware, as (module, qualified name). `declared` is its pickled
+    trigger and policy: values and types by name."""
 
     name: str
     group: str
     module: str
     qualname: str
     declared: bytes
+    middleware: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +67,8 @@ def target_of(worker: Worker) -> Target:
     """The worker as a child finds it. Raises `ConfigurationError` if it could not."""
     owner = f"worker {worker.name!r}"
     handler = worker.handler
-    module, qualname = getattr(handler, "__module__", ""), getattr(handler, "__qualname__", "")
-    try:
-        found = _handler_of(find(module, qualname))
-    except (ImportError, AttributeError, ValueError):
-        found = None
-    if found is not handler:
-        raise ConfigurationError(
-            f"{owner}: process=True needs a function at module level that is found by its name; "
-            f"{module}:{qualname} is not; move it there, or drop process=True"
-        )
+    module, qualname = _place_of(handler, owner, "a function")
+    around = tuple(_place_of(middleware, owner, "middleware") for middleware in worker.middleware)
     trigger: Trigger = worker.trigger
     if isinstance(trigger, OnMessage) and isinstance(find(module, qualname), Task):
         trigger = replace(trigger, type=None)  # a task's message type is made from its signature, there as here
@@ -83,7 +78,22 @@ def target_of(worker: Worker) -> Target:
         raise ConfigurationError(
             f"{owner}: process=True needs a message type at module level ({line(error)}); move it there"
         ) from None
-    return Target(worker.name, worker.group, module, qualname, declared)
+    return Target(worker.name, worker.group, module, qualname, declared, around)
+
+
+def _place_of(function: Any, owner: str, what: str) -> tuple[str, str]:
+    """Where a child finds this function. Raises `ConfigurationError` if it could not."""
+    module, qualname = getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
+    try:
+        found = _handler_of(find(module, qualname))
+    except (ImportError, AttributeError, ValueError):
+        found = None
+    if found is not function:
+        raise ConfigurationError(
+            f"{owner}: process=True needs {what} at module level that is found by its name; "
+            f"{module}:{qualname} is not; move it there, or drop process=True"
+        )
+    return module, qualname
 
 
 def find(module: str, qualname: str) -> Any:
@@ -103,7 +113,8 @@ def _worker(target: Target) -> Worker:
     trigger, policy = _declared(target)
     if isinstance(found, Task) and isinstance(trigger, OnMessage):
         trigger = replace(trigger, type=found.queue.type)
-    return Worker(target.name, target.group, trigger, _handler_of(found), policy)
+    around = tuple(find(module, qualname) for module, qualname in target.middleware)
+    return Worker(target.name, target.group, trigger, _handler_of(found), policy, around)
 
 
 def _declared(target: Target) -> tuple[Trigger, Policy]:
@@ -180,13 +191,15 @@ class _Calls:
     def _perform(self, call: Call, slot: Slot) -> tuple[End, ...]:
         if self._plan.plan.kind is Kind.ASYNC:
             return self._runner.run(self._plan.perform(call, slot), context=copy_context())
-        return run_through(self._plan.perform(call, slot, self._reach))
+        context = copy_context()  # one for all that the call awaits, so that what is set in it may be reset in it
 
-    async def _reach(self, work: Awaitable[T], /) -> T:
-        async def awaited() -> T:
-            return await work
+        async def reach(work: Awaitable[T], /) -> T:
+            async def awaited() -> T:
+                return await work
 
-        return self._runner.run(awaited(), context=copy_context())
+            return self._runner.run(awaited(), context=context)
+
+        return run_through(self._plan.perform(call, slot, reach))
 
 
 def _no_time() -> float:

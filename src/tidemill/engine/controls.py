@@ -7,7 +7,7 @@ bell rings. A wish that was acted on and not removed (a crash in between) is act
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 
 from tidemill.engine.feeds import FeedWorker
 from tidemill.engine.parking import Decided
@@ -20,6 +20,7 @@ from tidemill.ports import Store
 
 PAUSE = "control/worker/"
 FEED = "control/feed/"
+PAGE = 1_000
 
 
 class Controls:
@@ -30,7 +31,7 @@ class Controls:
         self._feeds: Mapping[str, FeedWorker] = {feed.worker: feed for feed in feeds}
         self._queues: Mapping[str, QueueWorker] = {queue.worker.name: queue for queue in queues}
         self._acting: dict[str, PartitionWork] = {}  # under this hold of the partition; another hold acts anew
-        self._resetting: set[str] = set()
+        self._leasing: set[str] = set()
         self._tasks = Tasks()
 
     async def look(self) -> None:
@@ -39,13 +40,24 @@ class Controls:
         names = [*self._feeds, *self._queues]
         try:
             pauses = await self._store.get([PAUSE + name for name in names]) if names else []
-            wishes = await self._store.scan(FEED, FEED, 1_000) if self._feeds else []
+            wishes = await self._wishes() if self._feeds else []
         except TidemillError:
             return
         for name, record in zip(names, pauses, strict=True):
             self._pause(name, record is not None and record.value.get("wish") == "pause")
         for record in wishes:
             self._act(record)
+
+    async def _wishes(self) -> list[Record]:
+        """All of them: those that nobody here can act on must not hide others."""
+        found: list[Record] = []
+        after = FEED
+        while True:
+            page = await self._store.scan(FEED, after, PAGE)
+            found += page
+            if len(page) < PAGE:
+                return found
+            after = page[-1].key
 
     def _pause(self, name: str, paused: bool) -> None:
         worker = self._feeds.get(name) or self._queues.get(name)
@@ -57,7 +69,7 @@ class Controls:
         partition, _, _ = rest.partition("/")
         feed = self._feeds.get(worker)
         part = feed.parts.get(partition) if feed is not None else None
-        if feed is None or part is None or record.key in self._resetting or self._acting.get(record.key) is part:
+        if feed is None or part is None or record.key in self._leasing or self._acting.get(record.key) is part:
             return
         match record.value.get("wish"):
             case "replay" | "drop" as wish:
@@ -65,20 +77,21 @@ class Controls:
                 if feed.decide(partition, Decided(key, wish, lambda: self._remove(record))):
                     self._acting[record.key] = part
             case "resume":
-                feed.resume_halted(partition)
-                self._remove(record)
+                self._spawn(record, feed.resume_halted(partition))
             case "reset":
-                self._resetting.add(record.key)
-                self._spawn(feed, partition, record)
+                self._spawn(record, feed.reset(partition, str(record.value.get("cursor"))))
 
-    def _spawn(self, feed: FeedWorker, partition: str, record: Record) -> None:
-        async def reset() -> None:
-            if await feed.reset(partition, str(record.value.get("cursor"))):
+    def _spawn(self, record: Record, act: Awaitable[bool]) -> None:
+        """The wish is removed once what it wants is stored; else whoever holds the partition next acts on it."""
+        self._leasing.add(record.key)
+
+        async def work() -> None:
+            if await act:
                 self._remove(record)
             else:
-                self._resetting.discard(record.key)  # whoever holds the partition next acts on it
+                self._leasing.discard(record.key)
 
-        self._tasks.spawn(reset())
+        self._tasks.spawn(work())
 
     def _remove(self, record: Record) -> None:
         async def remove() -> None:
@@ -88,6 +101,6 @@ class Controls:
                 return  # it is found and acted on again: idempotent
             finally:
                 self._acting.pop(record.key, None)
-                self._resetting.discard(record.key)
+                self._leasing.discard(record.key)
 
         self._tasks.spawn(remove())

@@ -244,8 +244,8 @@ class FeedWorker:
         return True
 
     async def reset(self, partition: str, cursor: str) -> bool:
-        """Somebody decided: go on from another cursor. The epoch rises, so that nothing of before can be written.
-        False if the partition was lost before that was stored."""
+        """Somebody decided: go on from another cursor. The epoch rises, so that nothing of before can be written, and
+        what was finished before counts no more. False if the partition was lost before that was stored."""
         part = self.parts.get(partition)
         if part is None:
             return False
@@ -261,15 +261,23 @@ class FeedWorker:
         self._forget(part)
         if not await part.hold.reset(cursor):
             return False
+        finished = await finished_of(self._store, self._patience, part.hold.key)
+        if finished:
+            await forget_finished(self._store, self._patience, part.hold.key, sorted(finished))
         await self.acquired(part.hold)
         return True
 
-    def resume_halted(self, partition: str) -> None:
+    async def resume_halted(self, partition: str) -> bool:
+        """Somebody decided: try again what it stands still for. False if the partition was lost before that was
+        stored."""
         part = self.parts.get(partition)
-        if part is not None and part.halted:
+        if part is None or part.closed:
+            return False
+        if part.halted:
             part.halted = ""
             part.hold.mark(part.lanes.mark, state="running")
             self._wake.set()
+        return await part.hold.flush()
 
     async def measure(self) -> None:
         """How far behind each partition is; for status and metrics."""

@@ -21,7 +21,8 @@ from typing import Any, TypeVar
 from tidemill.app.client import Client
 from tidemill.app.context import Context
 from tidemill.app.worker import Worker
-from tidemill.core.inject import Injector, Kind
+from tidemill.core.inject import Injector
+from tidemill.core.signature import Kind
 from tidemill.engine.call_plan import CallPlan, compile_call
 from tidemill.engine.child import target_of
 from tidemill.engine.home import Home

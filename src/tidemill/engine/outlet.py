@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeAlias
 
+from tidemill.engine.admission import Admission
 from tidemill.engine.places import Places
 from tidemill.errors import TidemillError, Unavailable
 from tidemill.model import Message, Query, Rows, Stored, Write, Written
@@ -43,6 +44,7 @@ class Outlet:
     def __init__(self, places: Places, loop: asyncio.AbstractEventLoop) -> None:
         self._places = places
         self._loop = loop
+        self._admission = Admission(places, loop.time)
         self._lock = threading.Lock()
         self._arrivals: dict[asyncio.AbstractEventLoop, list[tuple[Lane, Asked]]] = {}
         self._waiting: defaultdict[Lane, list[Asked]] = defaultdict(list)
@@ -50,7 +52,11 @@ class Outlet:
         self._closed = False
 
     async def send(self, queue: str, messages: Sequence[Message]) -> Sequence[str]:
+        self.check(queue, messages)
         return await self._ask(("send", queue), messages)
+
+    def check(self, queue: str, messages: Sequence[Message]) -> None:
+        self._admission.check(queue, messages)
 
     async def get(self, collection: str, ids: Sequence[str]) -> Sequence[Stored | None]:
         return await self._ask(("get", collection), ids)
@@ -112,10 +118,25 @@ class Outlet:
                 if self._closed:
                     _answer(batch, Unavailable("the worker has stopped"))
                     continue
-                await self._request(lane, batch)
+                if lane[0] == "send":
+                    batch = await self._admitted(lane[1], batch)
+                if batch:
+                    await self._request(lane, batch)
         finally:
             del self._busy[lane]
             del self._waiting[lane]
+
+    async def _admitted(self, queue: str, batch: list[Asked]) -> list[Asked]:
+        """Those that find room in the queue; the others are told."""
+        try:
+            refused = await self._admission.admit(queue, [len(asked.items) for asked in batch])
+        except Exception as error:
+            _answer(batch, error if isinstance(error, TidemillError) else Unavailable(f"depth {queue}: {error!r}"))
+            return []
+        for asked, full in zip(batch, refused, strict=True):
+            if full is not None:
+                _answer([asked], full)
+        return [asked for asked, full in zip(batch, refused, strict=True) if full is None]
 
     async def _request(self, lane: Lane, batch: list[Asked]) -> None:
         items = [item for asked in batch for item in asked.items]

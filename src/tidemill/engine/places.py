@@ -89,8 +89,14 @@ def places(
     sources: Mapping[str, Database] | None = None,
     store: Database | None = None,
 ) -> Places:
-    """Everything in `main`, but for what is set apart. The store is with the first feed unless it is said."""
+    """Everything in `main`, but for what is set apart. The store is with the first feed unless it is said.
+
+    Raises `ConfigurationError` with one line for each queue that asks for more than its backend can.
+    """
     apart_queues, apart_sources = queues or {}, sources or {}
+    refused = [line for spec, _ in declared.queues if (line := _refused(spec, apart_queues.get(spec.name, main)))]
+    if refused:
+        raise ConfigurationError(*refused)
     homes = {spec.name: (spec, apart_sources.get(spec.name, main)) for spec, _ in declared.collections}
     first = next((database for _, database in homes.values()), main)
     return Places(
@@ -98,4 +104,15 @@ def places(
         {spec.name: (spec, apart_queues.get(spec.name, main)) for spec, _ in declared.queues},
         homes,
         store or first,
+    )
+
+
+def _refused(queue: QueueSpec, database: Database) -> str:
+    """What this declaration asks for and its backend lacks; empty if it fits."""
+    if queue.key is None or "key_order" in database.features:
+        return ""
+    backend = type(database).__name__.lower()
+    return (
+        f"queue {queue.name!r}: key={queue.key!r} asks for order per key, which the backend {backend} cannot do; leave"
+        " key= out, or let a feed (app.collection and on_change) keep the order"
     )

@@ -14,7 +14,6 @@ from tidemill.app.context import Context, Fence
 from tidemill.app.values import Change, Deletion
 from tidemill.app.worker import OnChange, OnMessage, Worker
 from tidemill.core.codec import Codec, name_of
-from tidemill.engine.frames import line
 from tidemill.engine.work import Call, Item, Occurrence
 from tidemill.errors import ConfigurationError, NoJson
 from tidemill.model import Delivery, Logged
@@ -36,7 +35,8 @@ def reader(worker: Worker, type_: Any, annotation: Any) -> Read:
         codec: Codec[Any] = Codec(type_)
     except Exception as error:  # pydantic raises several unrelated kinds for a type it cannot validate
         raise ConfigurationError(
-            f"worker {worker.name!r}: bodies of type {name_of(type_)} cannot be validated: {line(error)}"
+            f"worker {worker.name!r}: bodies of type {name_of(type_)} cannot be validated;"
+            f" make it a dataclass, a TypedDict or a pydantic model ({type(error).__name__})"
         ) from error
     if isinstance(worker.trigger, OnChange):
         return _change_reader(codec, wants_deletions(annotation))

@@ -22,6 +22,7 @@ from tidemill.model.messages import (
     Outcome,
     Settled,
     Verdict,
+    Waiting,
 )
 from tidemill.model.records import Gone, Record, Stale, Swap, Swapped
 from tidemill.model.specs import CollectionSpec, Limits, QueueSpec, Source, TableSpec
@@ -75,6 +76,7 @@ __all__ = [
     "TableSpec",
     "Value",
     "Verdict",
+    "Waiting",
     "Write",
     "Written",
 ]

@@ -107,6 +107,26 @@ class Depth:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """A message that waits, as seen without claiming it.
+
+    `due`: when it may be claimed, seconds since the epoch. `attempt` counts the failures recorded, `reason` is that of
+    the last `Later`. `place` is where it stands: the `after` of the page that follows it.
+    """
+
+    id: str
+    body: bytes
+    key: str | None
+    headers: Mapping[str, str]
+    priority: int
+    sent_at: float
+    due: float
+    attempt: int
+    reason: str
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
 class DeadLetter:
     """A body that is kept, with why.
 

@@ -30,10 +30,13 @@ class TableSpec:
 
 @dataclass(frozen=True, slots=True)
 class QueueSpec:
-    """A queue. `dedup_window` in seconds after the message was settled."""
+    """A queue. `dedup_window` in seconds after the message was settled; about so many messages (`limit`) may be in it;
+    `key` is the field whose equal values are to be delivered in order."""
 
     name: str
     dedup_window: float = 600.0
+    limit: int | None = None
+    key: str | None = None
 
 
 Source: TypeAlias = CollectionSpec | TableSpec

@@ -12,7 +12,7 @@ from tidemill.engine.controls import PAUSE
 from tidemill.engine.places import Places
 from tidemill.errors import TidemillError, Unavailable
 from tidemill.model import Depth, Lag, Record
-from tidemill.operations.records import scan, sources
+from tidemill.operations.records import RENAMED, scan, sources
 from tidemill.ports import Store
 
 T = TypeVar("T")
@@ -37,7 +37,7 @@ class Partition:
 
 @dataclass(frozen=True, slots=True)
 class Timer:
-    """One timer: the newest occurrence (seconds since the epoch; None: never), who runs it, how it ended."""
+    """One timer: the occurrence that ran last (seconds since the epoch; None: never), who runs it, how it ended."""
 
     name: str
     last: float | None
@@ -78,7 +78,7 @@ async def status(places: Places, declared: Declared) -> Status:
     partitions: list[Partition] = []
     for worker in declared.workers:
         if isinstance(worker.trigger, OnChange):
-            read = _partitions(places, worker.name, worker.trigger.source.name)
+            read = partitions_of(places, worker.name, worker.trigger.source.name)
             partitions += await attempt(f"feed {worker.name}", read, [])
     queues: dict[str, Depth] = {}
     for spec, _ in declared.queues:
@@ -93,7 +93,7 @@ async def status(places: Places, declared: Declared) -> Status:
         members=tuple(await attempt("members", _members(places), [])),
         partitions=tuple(partitions),
         queues=queues,
-        timers=tuple(await attempt("timers", _timers(store, timers), [])),
+        timers=tuple(await attempt("timers", timers_of(store, timers), [])),
         paused=tuple(await attempt("controls", _paused(store), [])),
         dead_letters={source: count for source, count, _ in counted},
         problems=tuple(problems),
@@ -113,7 +113,8 @@ async def _members(places: Places) -> list[member.Member]:
     return sorted(found.values(), key=lambda entry: (entry.name, entry.started_at))
 
 
-async def _partitions(places: Places, worker: str, source: str) -> list[Partition]:
+async def partitions_of(places: Places, worker: str, source: str) -> list[Partition]:
+    """Those that can be read and those that have a lease, each with its lag and its park."""
     store, feed = places.shared_store(), places.feed(source)
     prefix = lease.prefix_of(worker)
     leases = {r.key.removeprefix(prefix): lease.from_value(r.value) async for r in scan(store, prefix)}
@@ -140,7 +141,7 @@ def _partition(
         held.owner,
         held.epoch,
         held.cursor,
-        held.state,
+        "renaming" if RENAMED in held.extra else held.state,
         held.crashes,
         lag,
         waiting=len(states) - parked,
@@ -148,20 +149,31 @@ def _partition(
     )
 
 
-async def _timers(store: Store, names: Sequence[str]) -> list[Timer]:
-    records = await store.get([timer.key_of(name) for name in names]) if names else []
-    return [_timer(name, record) for name, record in zip(names, records, strict=True)]
+async def timers_of(store: Store, names: Sequence[str]) -> list[Timer]:
+    """What the records of these timers tell."""
+    keys = [timer.key_of(name) for name in names] + [timer.control_key(name) for name in names]
+    records = await store.get(keys) if names else []
+    found = zip(names, records[: len(names)], records[len(names) :], strict=True)
+    return [
+        _timer(name, record, timer.control_of(control.value if control else None)) for name, record, control in found
+    ]
 
 
-def _timer(name: str, record: Record | None) -> Timer:
-    if record is None:
-        return Timer(name, None, "never ran", "", 0, "")
-    found = timer.from_value(record.value)
-    return Timer(name, found.last, found.state, found.owner, found.attempts, found.error)
+def _timer(name: str, record: Record | None, control: timer.Control) -> Timer:
+    found = timer.from_value(record.value) if record else None
+    if found is None or not found.at:  # it may have begun: `last` is where its schedule starts
+        return Timer(name, None, "paused" if control.paused else "never ran", "", 0, "")
+    state = "paused" if control.paused and found.state == "done" else found.state
+    return Timer(name, found.at, state, found.owner, found.attempts, found.error)
 
 
 async def _paused(store: Store) -> list[str]:
     return [r.key.removeprefix(PAUSE) async for r in scan(store, PAUSE) if r.value.get("wish") == "pause"]
+
+
+async def is_served(places: Places, group: str) -> bool:
+    """Whether a live replica works this group."""
+    return any(group in one.groups for one in await _members(places))
 
 
 def groups_without_members(now: Status) -> Sequence[str]:

@@ -10,6 +10,9 @@ from tidemill.ports import DeadLetters, Store
 
 PAGE = 500
 
+RENAMED = "renamed"
+"""The field of a record whose rename is under way: nobody may claim it until that was finished."""
+
 
 async def scan(store: Store, prefix: str) -> AsyncIterator[Record]:
     """All records under a prefix, page by page."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from heapq import heappop, heappush
 
 from tidemill.adapters.memory.state import Held, QueueState, State
+from tidemill.errors import BadOption
 from tidemill.model import (
     Dead,
     DeadLetter,
@@ -17,10 +18,14 @@ from tidemill.model import (
     Message,
     Outcome,
     Settled,
+    Waiting,
 )
 
 REMEMBERED = 10_000
 """Settled claims that are recognised when the same outcome comes again because its reply was lost."""
+
+PURGED = 1_000
+"""No more messages are removed by one purge."""
 
 SOON = 0.001
 """Nobody waits for less, in seconds: the time of day is too coarse to tell the moment before a message is due."""
@@ -75,6 +80,21 @@ class MemoryQueue:
         ready = [held.due for held in unclaimed if held.due <= now]
         claimed = len(self._queue.messages) - len(unclaimed)
         return Depth(len(ready), len(unclaimed) - len(ready), claimed, now - min(ready) if ready else 0.0)
+
+    async def peek(self, after: str, limit: int) -> Sequence[Waiting]:
+        behind = _parsed(after)
+        places = [(_place(held), held) for held in self._queue.messages.values() if not held.claim]
+        found = sorted((pair for pair in places if pair[0] > behind), key=lambda pair: pair[0])
+        return [_waiting(held) for _, held in found[:limit]]
+
+    async def purge(self) -> int:
+        queue = self._queue
+        doomed = [held for held in queue.messages.values() if not held.claim][:PURGED]
+        for held in doomed:
+            del queue.messages[held.id]  # its entry in a heap is void by that
+            if held.dedup is not None and queue.dedup.get(held.dedup) == held.id:
+                del queue.dedup[held.dedup]
+        return len(doomed)
 
     def _claim(self, owner: str, limit: int) -> list[Delivery]:
         queue, now = self._queue, self._state.clock.now()
@@ -238,4 +258,33 @@ def _delivery(held: Held) -> Delivery:
         held.deliveries,
         held.reason,
         held.claim,
+    )
+
+
+def _place(held: Held) -> tuple[float, float, int]:
+    return -held.priority, held.due, held.serial
+
+
+def _parsed(place: str) -> tuple[float, float, int]:
+    if not place:
+        return float("-inf"), 0.0, 0
+    try:
+        priority, due, serial = place.split("/")
+        return -int(priority), float(due), int(serial)
+    except ValueError:
+        raise BadOption(f"{place!r} is no place in a queue; take it from the page before") from None
+
+
+def _waiting(held: Held) -> Waiting:
+    return Waiting(
+        held.id,
+        held.body,
+        held.key,
+        dict(held.headers),
+        held.priority,
+        held.sent_at,
+        held.due,
+        held.attempt,
+        held.reason,
+        f"{held.priority}/{held.due!r}/{held.serial}",
     )

@@ -36,7 +36,7 @@ from tidemill.model import (
 from tidemill.ports import Clock
 
 PARTS = ("store", "feed", "queue", "documents", "dead_letters", "commit", "presence")
-ABILITIES = ("delay", "dedup", "priority", "order", "deletes", "before")
+ABILITIES = ("delay", "dedup", "priority", "order", "peek", "purge", "deletes", "before")
 
 
 class SQLite:

@@ -25,6 +25,7 @@ from typing import Any, TypeAlias
 
 from tidemill.adapters.sqlite.session import Session
 from tidemill.adapters.sqlite.store import dumps
+from tidemill.adapters.sqlite.waiting import parsed, peek, purge
 from tidemill.model import (
     MAX_WAIT,
     Dead,
@@ -37,6 +38,7 @@ from tidemill.model import (
     Outcome,
     QueueSpec,
     Settled,
+    Waiting,
 )
 
 Row: TypeAlias = tuple[Any, ...]
@@ -119,6 +121,7 @@ class Queue:
             session.check_body(message.body)
         if prune:
             self._pruned = session.clock.monotonic()
+        self._depth = None
         return await session.write(run, rings=self._topics)
 
     async def receive(self, owner: str, limit: int, wait: float) -> Sequence[Delivery]:
@@ -180,6 +183,14 @@ class Queue:
             counted = await self._session.slow.submit(lambda connection: count(connection, self._number, now))
             self._depth = (clock.monotonic(), counted)
         return self._depth[1]
+
+    async def peek(self, after: str, limit: int) -> Sequence[Waiting]:
+        place = parsed(after)
+        return await self._session.reads.submit(lambda connection: peek(connection, self._number, place, limit))
+
+    async def purge(self) -> int:
+        self._depth = None
+        return await self._session.write(lambda connection: purge(connection, self._number), rings=())
 
     async def _next_due(self) -> float:
         row = await self._session.reads.submit(

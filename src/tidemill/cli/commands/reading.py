@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from tidemill.cli.options import DatabaseUrl, Groups, Json, StoreUrl, Target, examples
@@ -15,14 +17,24 @@ def add(app: typer.Typer) -> None:
 
         return list_workers(target, groups or [], as_json=as_json)
 
-    @app.command(epilog=examples("tidemill status", "tidemill status --json --database sqlite:///work.db"))
+    @app.command(epilog=examples("tidemill status", "tidemill status --watch", "tidemill status --json"))
     def status(
-        target: Target = None, database: DatabaseUrl = None, store: StoreUrl = None, as_json: Json = False
+        target: Target = None,
+        watch: Annotated[bool, typer.Option("--watch", "-w", help="Again and again, until Ctrl-C.")] = False,
+        interval: Annotated[float, typer.Option("--interval", help="Seconds between two looks of --watch.")] = 2.0,
+        database: DatabaseUrl = None,
+        store: StoreUrl = None,
+        as_json: Json = False,
     ) -> int:
         """Show replicas, partitions, queues and timers."""
+        options = {"database": database, "store": store}
+        if watch:
+            from tidemill.cli.watch import watch_status
+
+            return watch_status(target, options, interval=interval, as_json=as_json)
         from tidemill.cli.reading import show_status
 
-        return show_status(target, {"database": database, "store": store}, as_json=as_json)
+        return show_status(target, options, as_json=as_json)
 
     @app.command(epilog=examples("tidemill health", "tidemill health --probe ready --port 8081"))
     def health() -> int:

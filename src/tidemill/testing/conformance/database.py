@@ -11,7 +11,7 @@ from tidemill.testing.conformance.bench import COLLECTION, QUEUE, need
 from tidemill.testing.conformance.suite import Suite, message, put, read_on, start_all, take
 
 PARTS = frozenset(["store", "feed", "queue", "documents", "dead_letters", "commit", "presence"])
-ABILITIES = frozenset(["delay", "dedup", "priority", "order", "deletes", "before"])
+ABILITIES = frozenset(["delay", "dedup", "priority", "order", "key_order", "peek", "purge", "deletes", "before"])
 
 
 class DatabaseConformance(Suite):

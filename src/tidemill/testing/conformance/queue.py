@@ -1,4 +1,7 @@
-"""Conformance of `tidemill.ports.Queue`: sending, receiving, duplicates. Claims and verdicts are in `claims`."""
+"""Conformance of `tidemill.ports.Queue`: sending, receiving, duplicates.
+
+Claims and verdicts are in `claims`, `peek` and `purge` in `waiting`.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,10 @@ from tidemill.ports import Database, Queue
 from tidemill.testing.conformance.bench import QUEUE, Bench, need
 from tidemill.testing.conformance.claims import ClaimConformance
 from tidemill.testing.conformance.suite import Advance, message, settle_one, take, take_one
+from tidemill.testing.conformance.waiting import WaitingConformance
 
 
-class QueueConformance(ClaimConformance):
+class QueueConformance(ClaimConformance, WaitingConformance):
     """Messages that are claimed, worked on and settled."""
 
     async def test_what_is_sent_is_received(self, queue: Queue) -> None:
@@ -226,3 +230,9 @@ class QueueConformance(ClaimConformance):
         depth = await queue.depth()
         assert (depth.ready, depth.delayed, depth.claimed) == (2, 1, 1)
         assert 4 * tick <= depth.oldest < 4 * tick + 60
+
+    async def test_depth_counts_what_this_object_has_sent(self, queue: Queue) -> None:
+        """Though it may be cached: a bound on the queue goes by it."""
+        for n in range(3):
+            assert (await queue.depth()).ready == n
+            await queue.send([message(str(n))])

@@ -1,0 +1,41 @@
+"""The table as a page of the docs: `python -m tests.bad_inputs.page` writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tests.bad_inputs import table
+from tests.bad_inputs.table import Row
+
+PAGE = Path(__file__).parent.parent.parent / "docs" / "bad-inputs.md"
+
+HEAD = """# What a mistake gets
+
+Each line begins with `tidemill: ` and stands on stderr; there is no traceback. Exit code 2: a mistake in what was
+asked for. Exit code 1: it could not be done. A test runs every row (`tests/bad_inputs`, in `make test`); the lines are
+shown from their beginning, as far as they are the same everywhere.
+"""
+
+
+def text() -> str:
+    families = {
+        "Settings": table.SETTINGS,
+        "Commands and targets": table.COMMANDS,
+        "Declarations": table.DECLARATIONS,
+        "Databases and ports": table.DATABASES,
+    }
+    return "\n".join([HEAD, *(line for name, rows in families.items() for line in _family(name, rows))])
+
+
+def _family(name: str, rows: Sequence[Row]) -> Iterator[str]:
+    yield from (f"## {name}", "", "| mistake | command | line | exit |", "|---|---|---|---|")
+    for row in rows:
+        words = row.words.replace("{port}", "PORT")
+        line = row.line.replace("{folder}", "FOLDER").replace("{port}", "PORT").replace("|", "\\|").strip()
+        yield f"| {row.what} | `tidemill {words}` | `{line} …` | {row.code} |"
+    yield ""
+
+
+if __name__ == "__main__":
+    PAGE.write_text(text())
