@@ -1,6 +1,6 @@
 """`make bench`: every figure in one run, interleaved, medians, each beside the raw driver or a peer of the same run.
 
-    python -m bench [--rounds 5] [--only queue|feed|crossing|backlog|trim|inject|latency|idle]
+    python -m bench [--rounds 5] [--only queue|feed|crossing|backlog|trim|inject|latency|idle|web]
 
 Lost, doubled and disordered items are counted in each; a figure without those zeroes is void and the exit code is 1.
 Absolute numbers depend on the machine; the ratios are what holds.
@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from bench import feeds, inject, processes, queues, trimming
+from bench import feeds, inject, processes, queues, trimming, web
 from tidemill.run import tune
 
 Figures = dict[str, Any]
@@ -112,6 +112,23 @@ def idle(rounds: int) -> Figures:
     }
 
 
+def web_api(rounds: int) -> Figures:
+    """Document POST over HTTP, 16 clients, beside a bare route that commits each and one on the same group commit."""
+    found = [{kind: web.measure(kind, 3_000) for kind in web.KINDS} for _ in range(rounds)]
+
+    def ratio(kind: str, peer: str) -> float:
+        return statistics.median(one[kind][0] / one[peer][0] for one in found)
+
+    return {
+        **{f"{kind}: posts/s": statistics.median(one[kind][0] for one in found) for kind in web.KINDS},
+        "idle × bare, a commit each (≥ 1.5)": ratio("idle", "commit"),
+        "idle × bare, group commit (≥ 0.6)": ratio("idle", "group"),
+        "busy × bare, a commit each": ratio("busy", "commit"),
+        "busy × bare, group commit": ratio("busy", "group"),
+        "lost and doubled": sum(lost + doubled for one in found for _, lost, doubled in one.values()),
+    }
+
+
 PARTS: dict[str, Callable[[int], Figures]] = {
     "queue": queue,
     "feed": feed,
@@ -121,6 +138,7 @@ PARTS: dict[str, Callable[[int], Figures]] = {
     "inject": inject.measure,
     "latency": latency,
     "idle": idle,
+    "web": web_api,
 }
 
 

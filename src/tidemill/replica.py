@@ -218,7 +218,8 @@ class Replica:
     def _bind_web(self) -> Web | None:
         if not self.settings.serves_api(self.declared):
             return None
-        return Web(self.declared.api, bind(self.settings.api_host, self.settings.api_port))
+        listener = bind(self.settings.api_host, self.settings.api_port)
+        return Web(self.declared.api, listener, self._health.page if self._health else None)
 
     def _observe(self, fact: Fact) -> None:
         self.metrics(fact)

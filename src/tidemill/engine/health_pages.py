@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from tidemill.core import probes
@@ -28,6 +29,15 @@ NOT_FOUND = "404 Not Found"
 SERVER_FAULT = "500 Internal Server Error"
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What is answered: a status line's end, a content type, a text."""
+
+    status: str
+    kind: str
+    text: str
+
+
 def answer(request: bytes, snapshot: Snapshot, now: float, limits: Thresholds, metrics: Metrics) -> bytes:
     """The response to a complete request head."""
     head = request.decode("latin-1").splitlines()
@@ -40,29 +50,36 @@ def answer(request: bytes, snapshot: Snapshot, now: float, limits: Thresholds, m
     path, _, query = target.partition("?")
     as_json = any(_JSON in line.lower() for line in head[1:] if line.lower().startswith("accept:"))
     verbose = any(field.partition("=")[0] == "verbose" for field in query.split("&"))
-    response = _page(path, snapshot, now, limits, metrics, as_json=as_json, verbose=verbose)
+    if path == "/metrics":
+        page = Page("200 OK", _PROMETHEUS, metrics(snapshot, now))
+    else:
+        page = probe_page(path, snapshot, now, limits, as_json=as_json, verbose=verbose)
+    response = _response(page)
     return response if method == "GET" else response[: response.index(b"\r\n\r\n") + 4]
 
 
 def refuse(status: str) -> bytes:
     """A response that says no."""
-    return _response(status, _TEXT, f"{status.partition(' ')[2].lower()}\n")
+    return _response(_refusal(status))
 
 
-def _page(
-    path: str, snapshot: Snapshot, now: float, limits: Thresholds, metrics: Metrics, *, as_json: bool, verbose: bool
-) -> bytes:
-    if path == "/metrics":
-        return _response("200 OK", _PROMETHEUS, metrics(snapshot, now))
+def probe_page(
+    path: str, snapshot: Snapshot, now: float, limits: Thresholds, *, as_json: bool = False, verbose: bool = False
+) -> Page:
+    """The page of a probe or of `/health`."""
     if path in ("/health", "/healthz"):
         report = probes.health(snapshot, now, limits)
-        return _response(_status(report), _JSON, dotnet(report))
+        return Page(_status(report), _JSON, dotnet(report))
     if path in _PROBES:
         report = _PROBES[path](snapshot, now, limits)
         if as_json:
-            return _response(_status(report), _JSON, dotnet(report))
-        return _response(_status(report), _TEXT, plain(report, verbose=verbose))
-    return refuse(NOT_FOUND)
+            return Page(_status(report), _JSON, dotnet(report))
+        return Page(_status(report), _TEXT, plain(report, verbose=verbose))
+    return _refusal(NOT_FOUND)
+
+
+def _refusal(status: str) -> Page:
+    return Page(status, _TEXT, f"{status.partition(' ')[2].lower()}\n")
 
 
 def plain(report: Report, *, verbose: bool = False) -> str:
@@ -105,11 +122,11 @@ def _duration(seconds: float) -> str:
     return f"{hours:02}:{minute:02}:{second:02}.{fraction:07}"
 
 
-def _response(status: str, kind: str, text: str) -> bytes:
-    body = text.encode()
-    allow = "Allow: GET, HEAD\r\n" if status == NOT_ALLOWED else ""
+def _response(page: Page) -> bytes:
+    body = page.text.encode()
+    allow = "Allow: GET, HEAD\r\n" if page.status == NOT_ALLOWED else ""
     head = (
-        f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n{allow}"
+        f"HTTP/1.1 {page.status}\r\nContent-Type: {page.kind}\r\nContent-Length: {len(body)}\r\n{allow}"
         "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n"
     )
     return head.encode() + body

@@ -20,7 +20,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from tidemill.core.probes import USUAL, Snapshot, Thresholds
-from tidemill.engine.health_pages import NOT_A_REQUEST, SERVER_FAULT, TOO_LONG, Metrics, answer, refuse
+from tidemill.engine.health_pages import (
+    NOT_A_REQUEST,
+    SERVER_FAULT,
+    TOO_LONG,
+    Metrics,
+    Page,
+    answer,
+    probe_page,
+    refuse,
+)
 
 MOST_CONNECTIONS = 32
 MOST_SECONDS = 2.0
@@ -81,6 +90,10 @@ class HealthServer:
     def publish(self, snapshot: Snapshot) -> None:
         """Answer from this one from now on. Any thread; returns at once."""
         self._snapshot = snapshot
+
+    def page(self, path: str) -> Page:
+        """The page of a probe as JSON, from what was published last. Any thread; returns at once."""
+        return probe_page(path, self._snapshot, self._monotonic(), self._limits, as_json=True)
 
     def stop(self) -> None:
         """Close everything and end the thread. Idempotent, and legal before `start`."""

@@ -21,6 +21,8 @@ from tidemill.model import Message, Query, Rows, Stored, Write, Written
 
 Lane: TypeAlias = tuple[str, str]
 
+_READS = ("get", "query")
+
 MOST = 1_000
 """Items in one request to a port."""
 
@@ -44,7 +46,7 @@ class Outlet:
         self._loop = loop
         self._admission = Admission(places, loop.time)
         self._lock = threading.Lock()
-        self._arrivals: list[tuple[Lane, Asked]] = []
+        self._arrivals: dict[asyncio.AbstractEventLoop, list[tuple[Lane, Asked]]] = {}
         self._waiting: defaultdict[Lane, list[Asked]] = defaultdict(list)
         self._busy: dict[Lane, asyncio.Task[None]] = {}
         self._closed = False
@@ -79,30 +81,35 @@ class Outlet:
             await asyncio.gather(*self._busy.values())
 
     async def _ask(self, lane: Lane, items: Sequence[Any]) -> Sequence[Any]:
-        asked = Asked(items, asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        asked = Asked(items, loop)
         with self._lock:
-            first = not self._arrivals
-            self._arrivals.append((lane, asked))
-        if first:  # the others of this batch are seen by the same wake-up
-            self._wake(asked.loop)
+            arrivals = self._arrivals.setdefault(loop, [])
+            arrivals.append((lane, asked))
+        if len(arrivals) == 1:  # what else is asked in this turn of the caller's loop crosses with it
+            loop.call_soon(self._wake, loop)
         return await asked.future
 
     def _wake(self, caller: asyncio.AbstractEventLoop) -> None:
+        """On the caller's loop, after a turn in which something was asked."""
         try:
             if caller is self._loop:
-                caller.call_soon(self._arrive)
+                self._arrive(caller)
             else:
-                self._loop.call_soon_threadsafe(self._arrive)
+                self._loop.call_soon_threadsafe(self._arrive, caller)
         except RuntimeError:
-            raise Unavailable("the worker has stopped") from None
+            stopped = Unavailable("the worker has stopped")
+            _resolve([(asked, stopped) for _, asked in self._arrived(caller)])
 
-    def _arrive(self) -> None:
-        with self._lock:
-            arrivals, self._arrivals = self._arrivals, []
-        for lane, asked in arrivals:
+    def _arrive(self, caller: asyncio.AbstractEventLoop) -> None:
+        for lane, asked in self._arrived(caller):
             self._waiting[lane].append(asked)
             if lane not in self._busy:
                 self._busy[lane] = self._loop.create_task(self._serve(lane))
+
+    def _arrived(self, caller: asyncio.AbstractEventLoop) -> Sequence[tuple[Lane, Asked]]:
+        with self._lock:
+            return self._arrivals.pop(caller, [])
 
     async def _serve(self, lane: Lane) -> None:
         try:
@@ -138,13 +145,20 @@ class Outlet:
         except TidemillError as error:
             if len(batch) == 1 or isinstance(error, Unavailable):
                 _answer(batch, error)
-                return
-            for asked in batch:  # one bad item must not fail its neighbours
-                await self._request(lane, [asked])
+            else:
+                await self._alone(lane, batch)
         except Exception as error:
-            _answer(batch, Unavailable(f"{lane[0]} {lane[1]}: {type(error).__name__}: {error}"))
+            if len(batch) > 1 and lane[0] in _READS:  # a read that failed so has changed nothing
+                await self._alone(lane, batch)
+            else:
+                _answer(batch, Unavailable(f"{lane[0]} {lane[1]}: {type(error).__name__}: {error}"))
         else:
             _answer(batch, results)
+
+    async def _alone(self, lane: Lane, batch: list[Asked]) -> None:
+        """Each by itself: one bad item must not fail its neighbours."""
+        for asked in batch:
+            await self._request(lane, [asked])
 
     def _call(self, lane: Lane) -> Callable[[Sequence[Any]], Awaitable[Sequence[Any]]]:
         operation, place = lane

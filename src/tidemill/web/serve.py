@@ -12,12 +12,14 @@ import socket
 from typing import Any
 
 from tidemill.errors import ConfigurationError
+from tidemill.web.health_page import Pages, publishing
 
 
 class Web:
-    """One server. `serve()` runs until `stop()`; `hurry()` cuts off what is still in flight."""
+    """One server. `serve()` runs until `stop()`; `hurry()` cuts off what is still in flight. `pages` is what
+    `tidemill.web.health()` answers with."""
 
-    def __init__(self, api: Any, listener: socket.socket) -> None:
+    def __init__(self, api: Any, listener: socket.socket, pages: Pages | None = None) -> None:
         try:
             import uvicorn
         except ImportError:
@@ -26,6 +28,7 @@ class Web:
         config = uvicorn.Config(load(api), log_config=None, access_log=False, lifespan="auto", ws="none")
         self._server = uvicorn.Server(config)
         self._listener = listener
+        self._pages = pages
         self.ended: bool = False
 
     @property
@@ -36,7 +39,8 @@ class Web:
     async def serve(self) -> None:
         """Accept and answer until `stop()`."""
         try:
-            await self._server.serve(sockets=[self._listener])
+            with publishing(self._pages):
+                await self._server.serve(sockets=[self._listener])
             if not self._server.should_exit:
                 raise ConfigurationError("the web API did not start (its lifespan failed, see above)")
         finally:

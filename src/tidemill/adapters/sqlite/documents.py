@@ -12,7 +12,7 @@ from typing import Any
 
 from tidemill.adapters.sqlite.schema import field_sql
 from tidemill.adapters.sqlite.session import OpenSource, Session
-from tidemill.errors import ConfigurationError
+from tidemill.errors import ConfigurationError, Unfit
 from tidemill.model import (
     CollectionSpec,
     Delete,
@@ -155,7 +155,7 @@ def condition(filter: Filter) -> tuple[str, list[Any]]:
 def ranges(query: Query) -> Iterator[tuple[str, tuple[str, str], list[Any]]]:
     """For each walk: its condition, what is selected and ordered by, and its arguments."""
     way, beyond = ("DESC", "<") if query.descending else ("ASC", ">")
-    value, id = json.loads(query.continuation) if query.continuation is not None else (None, None)
+    value, id = position(query.continuation) if query.continuation is not None else (None, None)
     after_id = "" if id is None else f" AND id {beyond} ?"
     ids = [] if id is None else [id]
     if query.order is None:
@@ -172,3 +172,14 @@ def ranges(query: Query) -> Iterator[tuple[str, tuple[str, str], list[Any]]]:
         yield f" AND {field} {beyond}= ? AND ({field} {beyond} ? OR id {beyond} ?)", order, [value, value, id]
     if query.descending:
         yield missing[0] + (after_id if value is None else ""), missing[1], ids if value is None else []
+
+
+def position(continuation: str) -> tuple[str | int | float | None, str]:
+    """The order value and the id of the last row seen. Raises `Unfit` for what no page has ever said."""
+    try:
+        value, id = json.loads(continuation)
+    except (ValueError, TypeError):
+        raise Unfit("the continuation is none of this collection") from None
+    if not isinstance(id, str) or not isinstance(value, str | int | float | None):
+        raise Unfit("the continuation is none of this collection")
+    return value, id
