@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
@@ -59,7 +60,9 @@ _LOWER = BeforeValidator(lambda value: value.lower() if isinstance(value, str) e
 
 
 class _Part(BaseModel):
-    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, use_attribute_docstrings=True
+    )
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         """Never a password: what is shown ends up in logs and bug reports."""
@@ -77,27 +80,49 @@ class Settings(_Part):
     """Everything that may differ between two deployments of one app. Durations in seconds."""
 
     database: str | None = None
+    """Where everything lives that is not set apart: `sqlite:///file.db`, `memory:`."""
     store: str | None = None
+    """Where members, leases and timers live; else with the first collection, else the database."""
     queues: Mapping[str, Part] = Field(default_factory=dict)
+    """Queues that live elsewhere, each with its `url`."""
     collections: Mapping[str, Part] = Field(default_factory=dict)
+    """Collections and tables that live elsewhere, each with its `url`."""
     namespace: Annotated[str, Field(pattern=r"^[a-z0-9-]*$", max_length=40)] = ""
+    """Not in this release."""
     groups: Names = ()
+    """Only the workers of these groups run here."""
     workers: Names = ()
+    """Only these workers run here."""
     replica: str = ""
+    """The name of this process: the pod's, else the host's."""
     pod_uid: str = ""
+    """The uid of the pod: a container that was restarted in it follows itself at once."""
     container: str = ""
+    """The name of the container in the pod."""
     weight: Annotated[int, Field(ge=0)] = 1
+    """How many partitions it takes, beside others; 0 takes none."""
     grace: Seconds = 25.0
+    """How long running handlers may take at a stop."""
     lame_duck: Seconds = 0.0
+    """How long the web API goes on accepting at a stop (5 s in a pod)."""
     health_host: str = "0.0.0.0"
+    """The address of the probes."""
     health_port: Port = 8081
+    """The port of the probes."""
     api_host: str = "0.0.0.0"
+    """The address of the web API."""
     api_port: Port = 8000
+    """The port of the web API; `PORT` says it too."""
     log_format: Annotated[Literal["console", "json"], _LOWER] = "console"
+    """`console` for people or `json` for machines (json in a pod)."""
     log_level: Annotated[Literal["debug", "info", "warning", "error"], _LOWER] = "info"
+    """From which level on is logged."""
     profile: Annotated[Literal["normal", "fast"], _LOWER] = "normal"
+    """The clockwork of members: `normal` (taken over in 15 s) or `fast` (6 s); the same in all replicas."""
     leases: Annotated[Literal["tidemill", "dotnet"], _LOWER] = "tidemill"
+    """Not in this release."""
     debug: bool = False
+    """No time-outs: a debugger's pause loses nothing. One replica only."""
 
     def budget(self) -> Budget:
         """The time-outs of a drain."""
@@ -149,6 +174,26 @@ def load(
 ) -> Settings:
     """The settings of a process. `options` are those of the command line (None: not given), `defaults` what a
     command takes unless something is said. Raises `ConfigurationError` with one line for each mistake."""
+    return read(environ, folder=folder, options=options, defaults=defaults, hostname=hostname).settings
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """The settings, and where each value that was said stands (`TIDEMILL_GRACE`, `grace in tidemill.toml`, …)."""
+
+    settings: Settings
+    origins: Mapping[Path_, str]
+
+
+def read(
+    environ: Mapping[str, str],
+    *,
+    folder: Path,
+    options: Mapping[str, object] | None = None,
+    defaults: Mapping[str, object] | None = None,
+    hostname: str = "",
+) -> Read:
+    """The same with the places."""
     usual: dict[str, object] = {"replica": environ.get("HOSTNAME") or hostname or socket.gethostname()}
     if "KUBERNETES_SERVICE_HOST" in environ:
         usual |= {"lame_duck": 5.0, "log_format": "json"}
@@ -162,7 +207,7 @@ def load(
         problems = [*problems, *_explain(error, merged)]
     if problems:
         raise ConfigurationError(*problems)
-    return settings
+    return Read(settings, merged.origins)
 
 
 # --- what does not fit --------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ invoices = app.queue("invoices", dict[str, int])
 async def bill(change: Change[dict[str, int]]) -> None: ...
 
 
-@app.on_change(orders, concurrency=16, time_limit=None)
+@app.on_change(orders, concurrency=16, time_limit=None, batch=10)
 async def audit(changes: list[Change[dict[str, int]] | Deletion[dict[str, int]]]) -> None: ...
 
 

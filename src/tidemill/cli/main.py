@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import tidemill
-from tidemill.cli.commands import feeds, letters, queues, reading, running, timers
+from tidemill.cli.commands import checking, feeds, letters, queues, reading, running, timers
 from tidemill.cli.options import PLAIN, examples
 from tidemill.signals import Signals
 
@@ -30,6 +30,7 @@ def build(signals: Signals) -> typer.Typer:
     _add_root(app)
     running.add(app, signals)
     reading.add(app)
+    checking.add(app)
     feeds.add(app)
     timers.add(app)
     letters.add(app)

@@ -31,6 +31,11 @@ def find(target: str | None, folder: Path) -> App:
     return _app(_load(module, folder), module, attribute or "app")
 
 
+def findable(folder: Path) -> bool:
+    """Whether `find` would know where to look without a target."""
+    return any((folder / f"{name}.py").is_file() or (folder / name / "__init__.py").is_file() for name in USUAL)
+
+
 def _usual(folder: Path) -> str:
     for name in USUAL:
         if (folder / f"{name}.py").is_file() or (folder / name / "__init__.py").is_file():
