@@ -373,7 +373,8 @@ def test_the_shell_completes_commands(folder: Path, typed: str, found: set[str])
 
 
 def test_the_script_for_a_shell_is_shown_and_installed(folder: Path) -> None:
-    env = {**os.environ, "HOME": str(folder)}
+    # By itself it asks which shell it was started from; there may be none above a test.
+    env = {**os.environ, "HOME": str(folder), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
     command = [sys.executable, "-m", "tidemill"]
     shown = subprocess.run([*command, "--show-completion", "bash"], env=env, capture_output=True, check=True)
     assert b"complete -o default -F _tidemill_completion tidemill" in shown.stdout

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import tidemill
-from tidemill.cli.commands import checking, feeds, letters, queues, reading, running, timers
+from tidemill.cli.commands import checking, creating, feeds, letters, queues, reading, running, timers
 from tidemill.cli.options import PLAIN, examples
 from tidemill.signals import Signals
 
@@ -28,6 +28,7 @@ def build(signals: Signals) -> typer.Typer:
         **{**PLAIN, "add_completion": True},
     )
     _add_root(app)
+    creating.add(app)
     running.add(app, signals)
     reading.add(app)
     checking.add(app)

@@ -67,9 +67,12 @@ def add(app: typer.Typer, signals: Signals) -> None:
         api_port: ApiPort = None,
         log_level: LogLevel = None,
         debug: Annotated[bool, typer.Option("--debug", help="No time-outs: a debugger's pause loses nothing.")] = False,
+        reload: Annotated[bool, typer.Option("--reload/--no-reload", help="Start anew when a file changes.")] = True,
+        supervised: Annotated[bool, typer.Option("--supervised", hidden=True)] = False,
     ) -> int:
-        """Run everything here, on an SQLite file."""
+        """Run everything here, on an SQLite file; anew when a file changes."""
         from tidemill.cli.running import dev as start
 
         options: dict[str, object] = {"database": database, "health_port": health_port, "api_port": api_port}
-        return start(target, options | {"log_level": log_level, "debug": debug or None}, signals)
+        options |= {"log_level": log_level, "debug": debug or None}
+        return start(target, options, signals, reload=reload and not debug, supervised=supervised)
