@@ -122,6 +122,10 @@ pins: ## Refresh requirements/*.txt (Python 3.11; UPGRADE= keeps what is pinned)
 	done
 	@bash .ci/run pins
 
+.PHONY: site
+site: .venv/.stamp ## The documentation as a site, in site/
+	@bash .ci/run site
+
 .PHONY: audit
 audit: .venv/.stamp ## Known faults in what a user installs, and the list of it: dist/tidemill.cdx.json
 	@bash .ci/run audit

@@ -27,7 +27,7 @@ def test_a_new_project_checks_and_passes_its_tests(run: Run, folder: Path) -> No
     assert {path.name for path in shop.iterdir()} == {
         "app.py", "api.py", "tests", "pyproject.toml", "tidemill.toml", "README.md", ".gitignore",
     }  # fmt: skip
-    checked = _python(shop, "-m", "tidemill", "check", "--database", "sqlite:///shop.db", "--online")
+    checked = _python(shop, "-m", "tidemill", "check")
     assert (checked.returncode, checked.stderr) == (0, "")
     assert "shop: 3 worker(s), 1 queue(s), 2 collection(s)" in checked.stdout
     tested = _python(shop, "-m", "pytest", "-q", "-p", "no:cacheprovider")

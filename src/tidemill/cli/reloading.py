@@ -26,7 +26,7 @@ PATIENCE = 3.0
 
 
 def supervise(words: Sequence[str], folder: Path, signals: Signals) -> int:
-    """Run `tidemill dev WORDS` as a child, anew at each change, until told to stop; its exit code."""
+    """Run `tidemill dev WORDS` as a child, anew at each change, until told to stop; the last one's exit code."""
     from watchfiles import DefaultFilter, watch
 
     class Sources(DefaultFilter):
@@ -47,7 +47,8 @@ def supervise(words: Sequence[str], folder: Path, signals: Signals) -> int:
         elif child.poll() is not None and not told:
             told = True
             _say(f"ended with exit code {child.returncode}; waiting for a change")
-    return _stop(child)
+    code = _stop(child)
+    return 0 if told or signals.count > 1 else max(code, 0)  # what ended by itself, or was hurried, was told already
 
 
 def end_with_parent() -> None:
