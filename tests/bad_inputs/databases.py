@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import socket
 import sqlite3
+import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
+
+import pytest
 
 NAME = "x.db"
 
@@ -65,6 +68,21 @@ def locked(folder: Path) -> Iterator[Mapping[str, object]]:
         base.execute("CREATE TABLE theirs (id INTEGER)")
         base.execute("BEGIN EXCLUSIVE")
         yield {}
+
+
+@contextmanager
+def full(folder: Path) -> Iterator[Mapping[str, object]]:
+    """A disk of a few pages, which needs the right to mount one."""
+    (folder / "full").mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(folder / "full")], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    try:
+        yield {}
+    finally:
+        subprocess.run(["umount", str(folder / "full")], check=True)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.bad_inputs import table
+from tests.bad_inputs.requests import REQUESTS
 from tests.bad_inputs.table import Row
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "bad-inputs.md"
@@ -23,15 +24,25 @@ def text() -> str:
         "Settings": table.SETTINGS,
         "Commands and targets": table.COMMANDS,
         "Declarations": table.DECLARATIONS,
+        "Messages and other verbs": table.MESSAGES,
         "Databases and ports": table.DATABASES,
     }
-    return "\n".join([HEAD, *(line for name, rows in families.items() for line in _family(name, rows))])
+    lines = [line for name, rows in families.items() for line in _family(name, rows)]
+    return "\n".join([HEAD, *lines, *_requests()])
+
+
+def _requests() -> Iterator[str]:
+    yield from ("## Requests to the document API", "", "`application/problem+json`; `errors` names each field.", "")
+    yield from ("| mistake | request | status | detail |", "|---|---|---|---|")
+    for row in REQUESTS:
+        yield f"| {row.what} | `{row.method} {row.path}` | {row.status} | `{row.detail} …` |"
+    yield ""
 
 
 def _family(name: str, rows: Sequence[Row]) -> Iterator[str]:
     yield from (f"## {name}", "", "| mistake | command | line | exit |", "|---|---|---|---|")
     for row in rows:
-        words = row.words.replace("{port}", "PORT")
+        words = row.words.format(port="PORT", good=f"'{table.GOOD}'")
         line = row.line.replace("{folder}", "FOLDER").replace("{port}", "PORT").replace("|", "\\|").strip()
         yield f"| {row.what} | `tidemill {words}` | `{line} …` | {row.code} |"
     yield ""

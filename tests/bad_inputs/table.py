@@ -30,6 +30,15 @@ async def send_invoice(invoice: dict) -> None: ...
 async def bill(change: Change[dict]) -> None: ...
 """
 
+SHOP = {
+    "app.py": APP.replace(", dict)", ", Invoice)").replace(
+        'app = App("shop")',
+        "from pydantic import BaseModel\n\n\nclass Invoice(BaseModel):\n    number: str\n    total: int\n\n\n"
+        "app = App('shop')",
+    )
+}
+"""The same with a type for its messages."""
+
 Before: TypeAlias = Callable[[Path], AbstractContextManager[Mapping[str, object]]]
 
 
@@ -192,7 +201,38 @@ DATABASES = (
         files=app("t = app.table('orders', dict, id='number')", *TABLE)),
     Row("a table without that column", f"run {FILE}", "orders: table 'orders' has no column 'nummer'",
         files=app("t = app.table('orders', dict, id='nummer')", *TABLE), before=databases.with_table),
+    Row("a disk that is full", "status --database sqlite:///full/x.db",
+        "sqlite {folder}/full/x.db: no room left on the disk; nothing was written", code=1, before=databases.full),
     Row("a port that is taken", f"{RUN} --health-port {{port}}", "port {port} is taken", before=databases.taken),
 )  # fmt: skip
 
-ROWS = (*SETTINGS, *COMMANDS, *DECLARATIONS, *DATABASES)
+GOOD = '{"number":"1","total":2}'
+SEND = f"queue send {FILE} invoices"
+
+MESSAGES = (
+    Row("a body that is no JSON", f"{SEND} {{{{", "BODY: the body is not JSON (", files=SHOP),
+    Row("a body without a field", f'{SEND} {{{{"number":"1"}}}}',
+        "BODY: total: Field required (the queue takes Invoice)",
+        files=SHOP),
+    Row("a body with a wrong field", f'{SEND} {{{{"number":"1","total":"x"}}}}', "BODY: total: Input should be a valid",
+        files=SHOP),
+    Row("a body of another shape", f"{SEND} []", "BODY: the body: Input should be an object", files=SHOP),
+    Row("a queue that is not declared", f"queue send {FILE} invoice 1", "queue 'invoice' is not declared in app 'shop'",
+        files=SHOP),
+    Row("a delay that is no duration", f"{SEND} {{good}} --delay soon",
+        "queue 'invoices': delay: 'soon' is no duration",
+        files=SHOP),
+    Row("a priority out of range", f"{SEND} {{good}} --priority 5000",
+        "queue 'invoices': priority=5000 must be a whole",
+        files=SHOP),
+    Row("a header without a value", f"{SEND} {{good}} --header x", "--header x: write name=value", files=SHOP),
+    Row("a file of bodies that is not there", f"{SEND} @no.jsonl", "@no.jsonl: No such file or directory", files=SHOP),
+    Row("a purge that nobody agreed to", f"queue purge {FILE} invoices", "nothing was removed: add --yes", files=SHOP),
+    Row("a feed worker that is not declared", f"feed reset {FILE} bil --to now",
+        "feed worker 'bil' is not declared in"),
+    Row("a timer that is not declared", f"timer run {FILE} tick", "timer 'tick' is not declared in app 'shop'"),
+    Row("a new project of a bad name", "new My_Shop", "name 'My_Shop': small letters, digits and '-' only"),
+    Row("a new project where something is", "new shop --dir .", ". is there and not empty: choose another name"),
+)  # fmt: skip
+
+ROWS = (*SETTINGS, *COMMANDS, *DECLARATIONS, *MESSAGES, *DATABASES)

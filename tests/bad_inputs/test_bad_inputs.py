@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.bad_inputs.page import PAGE, text
-from tests.bad_inputs.table import APP, ROWS, Row
+from tests.bad_inputs.table import APP, GOOD, ROWS, Row
 
 SETTINGS = {
     "TIDEMILL_HEALTH_HOST": "127.0.0.1",
@@ -30,7 +30,7 @@ def test_a_mistake_gets_one_clear_line(row: Row, tmp_path: Path) -> None:
     for name, content in {"app.py": APP, **row.files}.items():
         (tmp_path / name).write_text(content)
     with row.before(tmp_path) as found:
-        words = [word.format(**found) for word in row.words.split()]
+        words = [word.format(good=GOOD, **found) for word in row.words.split()]
         ran = subprocess.run(
             [sys.executable, "-m", "tidemill", *words],
             cwd=tmp_path,

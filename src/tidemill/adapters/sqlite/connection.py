@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from tidemill.errors import BackendFull, ConfigurationError, TooLarge, Unavailab
 
 BUSY = 10.0
 """Seconds a connection waits for a lock that a foreign program holds (our own processes queue by flock)."""
+
+_ROOM = 32 * 1024
+"""Bytes that SQLite needs to begin with: the index of its log."""
 
 WRITER_CACHE = 16 * 1024
 READER_CACHE = 16 * 1024
@@ -66,7 +70,7 @@ def translate(error: Exception, path: Path, *, opening: bool = False) -> Excepti
     if not isinstance(error, sqlite3.Error):
         return error
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-    if code == sqlite3.SQLITE_FULL:
+    if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _no_room(path)):
         return BackendFull(f"sqlite {path}: no room left on the disk; nothing was written")
     if code == sqlite3.SQLITE_TOOBIG:
         return TooLarge(f"sqlite {path}: {error}")
@@ -75,6 +79,14 @@ def translate(error: Exception, path: Path, *, opening: bool = False) -> Excepti
     if opening and code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
         return ConfigurationError(f"sqlite {path}: {error}; check the rights of the file and of its folder")
     return Unavailable(f"sqlite {path}: {error}")
+
+
+def _no_room(path: Path) -> bool:
+    """SQLite says "disk I/O error" when it cannot even make the file beside its log."""
+    try:
+        return shutil.disk_usage(path.parent).free < _ROOM
+    except OSError:
+        return False
 
 
 def warnings_of(version: tuple[int, int, int]) -> tuple[str, ...]:
