@@ -36,7 +36,7 @@ REQUESTS = (
     Request("a patch of what is not there", "PATCH", "/orders/7", 404, "there is no such document", b"{}", PATCH),
     Request("a patch that makes it unfit", "PATCH", "/orders/1", 422, "the document does not fit", b'{"total": null}',
             PATCH),
-    Request("an id that differs from the URL's", "PUT", "/orders/1", 422, "the document does not fit its type", GOOD, JSON),
+    Request("an id that differs from the URL's", "PUT", "/orders/1", 422, "the document does not fit", GOOD, JSON),
     Request("an etag that is old", "PUT", "/orders/1", 412, "the document has changed since it was read",
             b'{"number": "1", "total": 3}', {**JSON, "if-match": '"x"'}),
     Request("a method that is not allowed", "DELETE", "/orders/1", 405, "allowed: GET, HEAD, PUT, PATCH"),
