@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ import pytest
 from tests.engine.hands import LONG, Sink, call, delivery, hands, message_worker
 from tidemill.app.context import Context
 from tidemill.app.depends import Depends
+from tidemill.engine.slot import Slot
+from tidemill.engine.threads import LoopKeeper, run_through
 from tidemill.engine.work import Call, Cancelled, Ended, Failed, Load, Unstarted
 from tidemill.model import Dead, Done
 from tidemill.testing.clock import FakeClock
@@ -337,3 +340,34 @@ async def test_each_call_ends_once_under_taking_back_and_cancelling(plain: bool)
     back = [result.call for result in sink.all] + taken
     assert len(back) == len(calls)
     assert {id(c) for c in back} == {id(c) for c in calls}
+
+
+async def test_a_wish_to_end_that_comes_before_the_loop_has_begun_is_kept() -> None:
+    """Between the thread's asking and the loop's beginning there is a moment; a cancel in it must not be lost."""
+    loop = asyncio.get_running_loop()
+    slot = Slot(threading.Lock())
+    one = call(message_worker(len), Sink())
+    slot.begin(one)
+    keeper = LoopKeeper(loop, slot, copy_context())
+    begun: list[str] = []
+
+    async def endless() -> None:
+        begun.append("begun")
+        await asyncio.Event().wait()
+
+    ended: list[str] = []
+
+    def ask() -> None:
+        with pytest.raises(asyncio.CancelledError):
+            run_through(keeper.reach(endless()))
+        ended.append("ended")
+
+    threading.Thread(target=ask, daemon=True).start()
+    for _ in range(1000):  # the loop is ours: it begins with nothing while we look
+        if slot.interrupt is not None:
+            break
+        time.sleep(0.001)
+    slot.cancel(one, "drain")
+    await until(lambda: bool(ended))
+    assert begun == []
+    keeper.close()

@@ -16,6 +16,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from contextvars import Context
+from functools import partial
 from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import Any, Protocol, TypeVar
@@ -188,27 +189,30 @@ def run_through(work: Coroutine[Any, Any, T]) -> T:
 class LoopKeeper:
     """Awaits on the handlers' loop what a call in a thread depends on, all of it in one task, made when needed.
 
-    One task, so that an async generator is entered and left where its time-outs and task groups belong.
+    One task, so that an async generator is entered and left where its time-outs and task groups belong. A wish to end
+    is meant for one job: it may come before the loop has begun with it, and must not be lost then, nor hit the next.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, slot: Slot, context: Context) -> None:
         self._loop = loop
         self._slot = slot
         self._context = context
-        self._todo: asyncio.Queue[tuple[Awaitable[Any], Future[Any]] | None] | None = None
+        self._todo: asyncio.Queue[_Job | None] | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def reach(self, work: Awaitable[T], /) -> T:
         """The result of `work`; blocks this thread. A cancel or time limit meanwhile cancels the work."""
-        answer: Future[T] = Future()
-        if self._todo is None:
-            self._todo = asyncio.Queue()
-            self._loop.call_soon_threadsafe(self._begin, self._todo, self._context.copy())
-        self._loop.call_soon_threadsafe(self._todo.put_nowait, (work, answer))
+        job = _Job(work)
         with self._slot.lock:
-            self._slot.interrupt = self._interrupt
+            self._slot.interrupt = partial(self._interrupt, job)
+            job.unwanted = self._todo is None and self._slot.asked  # before anything was made: nothing need be closed
         try:
-            return answer.result()
+            if self._todo is None:
+                self._todo = asyncio.Queue()
+                self._loop.call_soon_threadsafe(self._begin, self._todo, self._context.copy())
+            self._loop.call_soon_threadsafe(self._todo.put_nowait, job)
+            result: T = job.answer.result()
+            return result
         finally:
             with self._slot.lock:
                 self._slot.interrupt = None
@@ -218,33 +222,56 @@ class LoopKeeper:
         if self._todo is not None:
             self._loop.call_soon_threadsafe(self._todo.put_nowait, None)
 
-    def _begin(self, todo: asyncio.Queue[tuple[Awaitable[Any], Future[Any]] | None], context: Context) -> None:
+    def _begin(self, todo: asyncio.Queue[_Job | None], context: Context) -> None:
         self._task = self._loop.create_task(_keep(todo), context=context)
 
-    def _interrupt(self) -> None:
-        self._loop.call_soon_threadsafe(self._cancel)
+    def _interrupt(self, job: _Job) -> None:
+        self._loop.call_soon_threadsafe(self._cancel, job)
 
-    def _cancel(self) -> None:
-        if self._task is not None:
+    def _cancel(self, job: _Job) -> None:
+        job.unwanted = True
+        if job.runs and self._task is not None:
             self._task.cancel()
 
 
-async def _keep(todo: asyncio.Queue[tuple[Awaitable[Any], Future[Any]] | None]) -> None:
+class _Job:
+    """One thing to await. On the loop only, but for `answer`. `unwanted`: it was told to end; `runs`: it has begun."""
+
+    __slots__ = ("answer", "runs", "unwanted", "work")
+
+    def __init__(self, work: Awaitable[Any]) -> None:
+        self.work: Awaitable[Any] = work
+        self.answer: Future[Any] = Future()
+        self.runs: bool = False
+        self.unwanted: bool = False
+
+    async def run(self) -> None:
+        """Answer it, whatever happens."""
+        try:
+            if self.unwanted:
+                close = getattr(self.work, "close", None)
+                if close is not None:
+                    close()
+                raise asyncio.CancelledError
+            self.runs = True
+            result = await self.work
+        except BaseException as error:
+            self.runs = False
+            self.answer.set_exception(error)
+        else:
+            self.runs = False
+            self.answer.set_result(result)
+
+
+async def _keep(todo: asyncio.Queue[_Job | None]) -> None:
     task = asyncio.current_task()
     while True:
         try:
-            if (next_one := await todo.get()) is None:
+            if (job := await todo.get()) is None:
                 return
         except asyncio.CancelledError:  # it came too late for the work it was meant for
-            next_one = None
-        if next_one is not None:
-            await _answer(*next_one)
+            job = None
+        if job is not None:
+            await job.run()
         while task is not None and task.cancelling():
             task.uncancel()
-
-
-async def _answer(work: Awaitable[T], answer: Future[T]) -> None:
-    try:
-        answer.set_result(await work)
-    except BaseException as error:
-        answer.set_exception(error)
