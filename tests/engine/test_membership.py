@@ -230,6 +230,21 @@ async def test_trust_counts_from_the_first_try_to_join() -> None:
 # --- burial -------------------------------------------------------------------------------------------------
 
 
+async def test_who_waits_for_the_dead_says_so_once() -> None:
+    async with members_only() as fleet:
+        await fleet.start("a", "b")
+        await fleet.pass_time(20)
+        assert fleet.replicas["a"].said("waiting") == 0
+        dead = fleet.replicas["b"].membership.member
+        fleet.replicas["b"].kill()
+        await fleet.until(lambda: fleet.replicas["a"].membership.is_buried(dead))
+        [told] = [fact for fact in fleet.replicas["a"].facts if fact.name == "waiting"]
+        assert told.detail["replica"] == "b"
+        assert 5 <= float(str(told.detail["seconds"])) <= 7
+        await fleet.pass_time(20)
+        assert fleet.replicas["a"].said("waiting") == 1
+
+
 async def test_who_stops_renewing_is_buried_after_14_seconds_and_not_before() -> None:
     async with members_only() as fleet:
         await fleet.start("a", "b")

@@ -181,6 +181,10 @@ class Watch:
             if sent - since >= self._bury_after or member in gone
         ]
 
+    def silence(self, member: str, now: float) -> float:
+        """For how many seconds its record has been seen unchanged; 0 for one that was not seen."""
+        return now - self._since.get(member, ("", now))[1]
+
 
 def _number(value: Json) -> float:
     return float(value) if isinstance(value, int | float) else 0.0

@@ -36,6 +36,8 @@ Free: TypeAlias = Callable[[Sequence[str]], Awaitable[Sequence[str]]]
 PAGE = 1_000
 TIDY_EVERY = 60.0
 KEEP_TOMBSTONES = 3_600.0
+SILENT = 1.5
+"""Renewals that must be missing before somebody is told that a member is silent."""
 
 
 class Census:
@@ -59,7 +61,9 @@ class Census:
         self._random = random
         self._observe = observer
         self._mine = mine
+        self._profile = profile
         self._watch = Watch(profile.bury_after)
+        self._waiting: set[str] = set()
         self._seen: Mapping[str, tuple[str, Entry]] = {}
         self._buried: dict[str, float] = {}
         self._claimants: dict[int, Sequence[str]] = {}
@@ -127,6 +131,7 @@ class Census:
         for member, version in self._watch.saw(versions, gone, sent=sent, received=received):
             if await self.bury(member, version):
                 groups |= {g for m in others if m.id == member for g in m.groups}
+        self._tell_waits(received)
         if received - self._tidied >= TIDY_EVERY:
             self._tidied = received
             await self._tidy()
@@ -181,6 +186,14 @@ class Census:
         if new:
             for callback in self._burials:
                 callback(member)
+
+    def _tell_waits(self, now: float) -> None:
+        """Say once of each who is silent, and for how long what it holds must wait."""
+        silent = {m.id: m for m in self.living() if self._watch.silence(m.id, now) > SILENT * self._profile.renew}
+        for member in silent.keys() - self._waiting:
+            left = max(self._profile.bury_after - self._watch.silence(member, now), 0.0)
+            self._observe(Fact("waiting", detail={"replica": silent[member].name, "seconds": round(left)}))
+        self._waiting = set(silent)
 
     def _warn(self) -> None:
         mine = self._mine()

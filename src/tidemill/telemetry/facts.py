@@ -23,6 +23,7 @@ _LEVELS: Mapping[str, int] = {
     "profile_mismatch": logging.ERROR,
     "breaker": logging.WARNING,
     "buried": logging.WARNING,
+    "waiting": logging.INFO,
 }
 
 _SENTENCES: Mapping[str, str] = {
@@ -38,6 +39,7 @@ _SENTENCES: Mapping[str, str] = {
     "profile_mismatch": "replicas of one group run different clockworks; set the same profile for all",
     "breaker": "handlers fail in a row: the worker pauses and tries one now and then",
     "fenced": "no renewal in time: nothing is started or written until one succeeds",
+    "waiting": "a replica is silent (killed?): what it holds is taken over if that lasts so long",
     "buried": "this replica was taken for dead and comes back under a new name",
 }
 
