@@ -70,7 +70,7 @@ def steps(connection: Connection, session: Session, commit: Commit, now: float) 
     hits = apply(connection, session, commit.outcomes, now)
     missed = [outcome for outcome in commit.outcomes if outcome.delivery.claim not in hits]
     if missed:
-        ours = not hits and all(session.repeated(outcome) for outcome in missed)
+        ours = not hits and all(session.settled.repeated(outcome) for outcome in missed)
         return Committed(repeated=True) if ours else Fenced()
     written: list[Stored | Gone] = []
     for item in commit.writes:

@@ -10,6 +10,7 @@ from sqlite3 import Connection
 from typing import Self
 from urllib.parse import unquote
 
+from tidemill.adapters.sql.statement import Statement
 from tidemill.adapters.sqlite.capture import install
 from tidemill.adapters.sqlite.commit import check, commit_one, topics_of
 from tidemill.adapters.sqlite.connection import check_file, warnings_of
@@ -20,7 +21,7 @@ from tidemill.adapters.sqlite.presence import Presence
 from tidemill.adapters.sqlite.queue import Queue
 from tidemill.adapters.sqlite.schema import register_feed, register_queues
 from tidemill.adapters.sqlite.session import OpenSource, Session
-from tidemill.adapters.sqlite.statements import Statement, statements
+from tidemill.adapters.sqlite.statements import statements
 from tidemill.adapters.sqlite.store import Store
 from tidemill.errors import ConfigurationError
 from tidemill.model import (
@@ -120,7 +121,7 @@ class SQLite:
         def took_effect(results: list[CommitResult]) -> None:
             for commit, result in zip(commits, results, strict=True):
                 if isinstance(result, Committed):
-                    session.remember(list(commit.outcomes))
+                    session.settled.remember(list(commit.outcomes))
                     session.bell.ring(topics_of(commit))
 
         def run(connection: Connection) -> list[CommitResult]:

@@ -152,16 +152,15 @@ class Queue:
         session, now = self._session, self._session.clock.now()
 
         def remember(hits: set[str]) -> None:
-            session.remember([outcome for outcome in outcomes if outcome.delivery.claim in hits])
+            session.settled.remember([outcome for outcome in outcomes if outcome.delivery.claim in hits])
             session.bell.ring(topics)
 
         topics = self._topics if any(comes_back(outcome) for outcome in outcomes) else ()
         job = session.writer.submit(lambda connection: apply(connection, session, outcomes, now), after=remember)
         hits = await job
         settled, lost = Settled(), Lost()
-        return [
-            settled if outcome.delivery.claim in hits or session.repeated(outcome) else lost for outcome in outcomes
-        ]
+        ours = [outcome.delivery.claim in hits or session.settled.repeated(outcome) for outcome in outcomes]
+        return [settled if it_is else lost for it_is in ours]
 
     async def free(self, owners: Sequence[str]) -> Sequence[str]:
         def run(connection: Connection) -> list[str]:

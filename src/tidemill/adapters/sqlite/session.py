@@ -11,19 +11,16 @@ from sqlite3 import Connection
 from typing import TypeVar
 from zlib import crc32
 
-from tidemill.adapters.sqlite.bell import Bell
+from tidemill.adapters.sql.bell import Bell
+from tidemill.adapters.sql.settled import SettledClaims
 from tidemill.adapters.sqlite.lane import Lane, post
 from tidemill.adapters.sqlite.schema import DATA, RECORDS, document_table, prepare
 from tidemill.adapters.sqlite.work import Reader, Writer
 from tidemill.errors import ConfigurationError, TooLarge
-from tidemill.model import Limits, Outcome, QueueSpec, Source, Verdict
+from tidemill.model import Limits, QueueSpec, Source
 from tidemill.ports import Clock
 
 T = TypeVar("T")
-
-REMEMBERED = 10_000
-"""How many settled claims a handle remembers, to know its own repeated call from a lost claim."""
-
 
 @dataclass(frozen=True, slots=True)
 class OpenSource:
@@ -56,7 +53,7 @@ class Session:
         self.sources: dict[str, OpenSource] = {}
         self.queues: dict[str, tuple[QueueSpec, int]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._settled: dict[str, tuple[Verdict, bool]] = {}
+        self.settled: SettledClaims = SettledClaims()
         data = Writer(path, lambda connection: prepare(connection, path, DATA), self._changed)
         members = Writer(self.members_path, lambda connection: prepare(connection, self.members_path, RECORDS), None)
         self.writer: Lane = Lane(f"sqlite {path.name} writer", data)
@@ -103,18 +100,6 @@ class Session:
     def check_body(self, body: bytes) -> None:
         if len(body) > self.limits.body:
             raise TooLarge(f"the body has {len(body)} bytes, sqlite takes {self.limits.body}")
-
-    def remember(self, outcomes: list[Outcome]) -> None:
-        """These took effect by this handle; the oldest are forgotten."""
-        settled = self._settled
-        for outcome in outcomes:
-            settled[outcome.delivery.claim] = (outcome.verdict, outcome.started)
-        for claim in list(settled)[: len(settled) - REMEMBERED] if len(settled) > 2 * REMEMBERED else ():
-            del settled[claim]
-
-    def repeated(self, outcome: Outcome) -> bool:
-        """Whether exactly this outcome took effect by an earlier call (whose reply was perhaps lost)."""
-        return self._settled.get(outcome.delivery.claim) == (outcome.verdict, outcome.started)
 
     def _changed(self) -> None:
         if (loop := self._loop) is not None:

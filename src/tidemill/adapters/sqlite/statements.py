@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
+from tidemill.adapters.sql.statement import Statement
 from tidemill.adapters.sqlite.commit import check, finished_key
 from tidemill.adapters.sqlite.documents import INSERT, LOG, OVERWRITE
 from tidemill.adapters.sqlite.queue import END_DEDUP, values
@@ -14,18 +12,6 @@ from tidemill.errors import ConfigurationError
 from tidemill.model import Commit, Delete, Done, Expect, Message, Outcome, Swap, Write
 
 LOG_INTO = LOG[: LOG.index(" VALUES")]
-
-
-@dataclass(frozen=True, slots=True)
-class Statement:
-    """SQL for a user's own connection to the file; `rows` is what it must change, None: whatever it changes.
-
-    Another count: roll back, the claim is lost (`ClaimLost`) or a document was changed by somebody else.
-    """
-
-    sql: str
-    args: tuple[Any, ...]
-    rows: int | None = 1
 
 
 BUMP = Statement("UPDATE tidemill_meta SET value = value + 1 WHERE name = 'version'", ())

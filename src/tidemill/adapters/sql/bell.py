@@ -1,6 +1,6 @@
 """Who waits for what. Lives on the loop: no locks.
 
-Topics are `queue/<name>` and `feed/<name>`. A waiter listens *before* it looks, so a commit between its look
+Topics are the adapter's own (`queue/<name>`, `feed/<name>`). A waiter listens *before* it looks, so a commit between its look
 and its wait is never missed; a bell may ring for nothing.
 """
 
@@ -26,6 +26,11 @@ class Bell:
             yield event
         finally:
             self._events[topic].discard(event)
+
+    @property
+    def anybody(self) -> bool:
+        """Whether somebody waits for anything."""
+        return any(self._events.values())
 
     def ring(self, topics: Iterable[str]) -> None:
         for topic in topics:

@@ -1,0 +1,1 @@
+"""PostgreSQL: store, documents, change feed of any table, queue, dead letters."""

@@ -1,0 +1,1 @@
+"""The capture of existing tables."""

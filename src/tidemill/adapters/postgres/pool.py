@@ -1,0 +1,133 @@
+"""Connections: few, named by what they are for, and never waited for longer than a few seconds.
+
+asyncpg's pool replaces what was lost by itself. Whoever calls gets `Unavailable` meanwhile: tries again are the
+engine's business. Behind a transaction pooler each call is a transaction with unnamed statements, so nothing is
+expected of a connection afterwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+
+from tidemill.adapters.postgres.address import Address
+from tidemill.adapters.postgres.faults import DRIVER, translate
+from tidemill.errors import Unavailable
+
+CONNECT = 5.0
+"""Seconds until a connection must be there."""
+
+CALL = 60.0
+"""Seconds until a statement must have ended."""
+
+
+class Link(asyncpg.Connection):  # type: ignore[type-arg]
+    """A connection that needs no cleaning: nobody here leaves anything in it."""
+
+    def get_reset_query(self) -> str:
+        return ""
+
+
+class Pool:
+    """At most `size` connections for one purpose."""
+
+    def __init__(self, address: Address, purpose: str, size: int, *, limit: float = CALL) -> None:
+        self._address = address
+        self._purpose = purpose
+        self._size = size
+        self._limit = limit
+        self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+
+    async def open(self) -> None:
+        """Connect once, so that a mistake in the configuration is told at the start."""
+        if self._pool is not None:
+            return
+        pool = asyncpg.create_pool(
+            self._address.dsn, min_size=1, max_size=self._size, max_inactive_connection_lifetime=300.0,
+            **options(self._address, self._purpose), command_timeout=self._limit,
+        )  # fmt: skip
+        try:
+            await pool
+        except Exception as error:
+            pool.terminate()
+            raise translate(error, self._address.shown, opening=True) from error
+        self._pool = pool
+
+    async def close(self) -> None:
+        """Wait for what runs, but not for long."""
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        try:
+            await asyncio.wait_for(pool.close(), CONNECT)
+        except (*DRIVER, TimeoutError):
+            pool.terminate()
+
+    @asynccontextmanager
+    async def link(self, *, opening: bool = False) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+        """A connection, for a moment. Errors are translated."""
+        pool = self._pool
+        if pool is None:
+            raise Unavailable(f"{self._address.shown}: not open")
+        try:
+            async with pool.acquire(timeout=CONNECT) as found:
+                link: asyncpg.Connection[asyncpg.Record] = found  # a proxy with the same methods
+                yield link
+        except Exception as error:
+            raise translate(error, self._address.shown, opening=opening) from error
+
+    @asynccontextmanager
+    async def transaction(self, *, opening: bool = False) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+        """A connection inside a transaction, committed at the end and rolled back on an error."""
+        async with self.link(opening=opening) as link, link.transaction():
+            yield link
+
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+        """A connection for a single statement: its own transaction, or one around it where a pooler wants it."""
+        async with self.link() as link:
+            if self._address.pooled:
+                async with link.transaction():
+                    yield link
+            else:
+                yield link
+
+    async def fetch(self, sql: str, *args: Any) -> Sequence[asyncpg.Record]:
+        async with self.one() as link:
+            return await link.fetch(sql, *args)
+
+    async def row(self, sql: str, *args: Any) -> asyncpg.Record | None:
+        async with self.one() as link:
+            return await link.fetchrow(sql, *args)
+
+    async def value(self, sql: str, *args: Any) -> Any:
+        async with self.one() as link:
+            return await link.fetchval(sql, *args)
+
+    async def execute(self, sql: str, *args: Any) -> int:
+        """How many rows the statement changed."""
+        async with self.one() as link:
+            return changed(await link.execute(sql, *args))
+
+
+def options(address: Address, purpose: str) -> dict[str, Any]:
+    """What every connection of ours is made with."""
+    settings = {"application_name": f"tidemill {purpose}"}
+    if not address.pooled:  # a pooler refuses settings that it does not know
+        settings["jit"] = "off"  # plans of ours are short, and compiling them is not
+    return {
+        "timeout": CONNECT,
+        "connection_class": Link,
+        "server_settings": settings,
+        "statement_cache_size": 0 if address.pooled else 200,
+    }
+
+
+def changed(tag: str) -> int:
+    """The number in a command's tag: `UPDATE 3`."""
+    *_, last = tag.split()
+    return int(last) if last.isdecimal() else 0
