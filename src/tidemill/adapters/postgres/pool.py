@@ -40,7 +40,7 @@ class Pool:
         self._purpose = purpose
         self._size = size
         self._limit = limit
-        self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+        self._pool: asyncpg.Pool | None = None
 
     async def open(self) -> None:
         """Connect once, so that a mistake in the configuration is told at the start."""
@@ -68,26 +68,26 @@ class Pool:
             pool.terminate()
 
     @asynccontextmanager
-    async def link(self, *, opening: bool = False) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    async def link(self, *, opening: bool = False) -> AsyncIterator[asyncpg.Connection]:
         """A connection, for a moment. Errors are translated."""
         pool = self._pool
         if pool is None:
             raise Unavailable(f"{self._address.shown}: not open")
         try:
             async with pool.acquire(timeout=CONNECT) as found:
-                link: asyncpg.Connection[asyncpg.Record] = found  # a proxy with the same methods
+                link: asyncpg.Connection = found  # a proxy with the same methods
                 yield link
         except Exception as error:
             raise translate(error, self._address.shown, opening=opening) from error
 
     @asynccontextmanager
-    async def transaction(self, *, opening: bool = False) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    async def transaction(self, *, opening: bool = False) -> AsyncIterator[asyncpg.Connection]:
         """A connection inside a transaction, committed at the end and rolled back on an error."""
         async with self.link(opening=opening) as link, link.transaction():
             yield link
 
     @asynccontextmanager
-    async def one(self) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    async def one(self) -> AsyncIterator[asyncpg.Connection]:
         """A connection for a single statement: its own transaction, or one around it where a pooler wants it."""
         async with self.link() as link:
             if self._address.pooled:

@@ -20,7 +20,7 @@ from tidemill.model import FORMAT, CollectionSpec, QueueSpec, Source, TableSpec
 OLDEST = 130_000
 """The oldest server this is written for: 13, the first with `pg_current_snapshot` and `xid8`."""
 
-Link = asyncpg.Connection[asyncpg.Record]
+Link = asyncpg.Connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +75,7 @@ async def check_format(link: Link, names: Names) -> None:
 
 async def make(link: Link, names: Names, wanted: Sequence[Item], sources: Sequence[Source]) -> None:
     """Make what is missing, inside the transaction of `link`; one process after the other."""
-    await link.execute(
-        f"SELECT pg_advisory_xact_lock(hashtext('tidemill schema'), hashtext({literal(names.schema)}))"
-    )
+    await link.execute(f"SELECT pg_advisory_xact_lock(hashtext('tidemill schema'), hashtext({literal(names.schema)}))")
     for item in await missing(link, names, wanted):
         await check_ours(link, names, item)
         for statement in item.statements:
@@ -109,9 +107,7 @@ async def check_ours(link: Link, names: Names, item: Item) -> None:
 async def register(link: Link, names: Names, sources: Sequence[Source]) -> None:
     """Check each feed against what its data were made with, and capture the tables."""
     for source in sources:
-        stored = await link.fetchval(
-            f"SELECT partitions FROM {names.schema}.source WHERE name = $1", source.name
-        )
+        stored = await link.fetchval(f"SELECT partitions FROM {names.schema}.source WHERE name = $1", source.name)
         if stored != source.partitions:
             raise ConfigurationError(
                 f"{source.name}: declared with partitions={source.partitions}, but its feed was made with {stored};"
