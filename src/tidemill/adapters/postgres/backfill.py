@@ -3,16 +3,15 @@
 They come into the log when the first worker starts at the beginning, as puts of a kind of their own, in chunks along
 the primary key. A chunk is one transaction that locks its rows FOR SHARE, writes them into the log and moves the
 position: whoever changes such a row before waits, whoever changes it after draws a higher number, so the order per row
-holds. (FOR KEY SHARE is too weak: it lets through what leaves the key alone.) Rows beyond the highest key of that moment
-are left to the triggers. It goes on after a crash, in any process that reads the feed.
+holds. (FOR KEY SHARE is too weak: it lets through what leaves the key alone.) Rows beyond the highest key of that
+moment are left to the triggers. It goes on after a crash, in any process that reads the feed.
 
 `source.backfill` is NULL (nobody asked), `"done"`, `{}` before the first chunk, or the key of the last row copied.
 """
 
 from __future__ import annotations
 
-import asyncpg
-
+from tidemill.adapters.postgres.link import Link
 from tidemill.adapters.postgres.names import Names, literal, quoted
 from tidemill.errors import ConfigurationError
 from tidemill.model import TableSpec
@@ -20,7 +19,6 @@ from tidemill.model import TableSpec
 CHUNK = 1000
 """Rows copied in one transaction."""
 
-Link = asyncpg.Connection
 
 KEY = """
 SELECT array_agg(a.attname::text ORDER BY array_position(i.indkey::int2[], a.attnum))
@@ -68,9 +66,9 @@ async def copy_chunk(link: Link, names: Names, spec: TableSpec) -> int:
         "SELECT pg_try_advisory_xact_lock(hashtext('tidemill backfill'), hashtext($1))", f"{s}/{spec.name}"
     ):
         return -1
-    state, until = await link.fetchrow(
-        f"SELECT backfill::text, backfill_until::text FROM {s}.source WHERE name = $1", spec.name
-    )
+    row = await link.fetchrow(f"SELECT backfill::text, backfill_until::text FROM {s}.source WHERE name = $1", spec.name)
+    assert row is not None
+    state, until = row
     if state == '"done"':
         return 0
     keys = await key_of(link, spec)

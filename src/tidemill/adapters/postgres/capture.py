@@ -21,14 +21,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from difflib import get_close_matches
 
-import asyncpg
-
 from tidemill.adapters.postgres import backfill
+from tidemill.adapters.postgres.link import Link
 from tidemill.adapters.postgres.names import Names, literal, quoted, short
 from tidemill.errors import ConfigurationError
 from tidemill.model import TableSpec
-
-Link = asyncpg.Connection
 
 MEMBERS = """
 WITH RECURSIVE member (oid) AS (
@@ -85,7 +82,7 @@ def function(names: Names, spec: TableSpec, what: str, statements: Sequence[str]
 
 
 def rows_of(spec: TableSpec, table: str) -> str:
-    """The rows of a table with id, key and body. `OFFSET 0`: each row is made JSON once. The key falls back to the id."""
+    """The rows of a table with id, key and body. `OFFSET 0`: each row is made JSON once. No key: the id."""
     id, key = f"b->>{literal(spec.id)}", f"b->>{literal(spec.key)}"
     return (
         f"(SELECT coalesce({id}, '') AS doc, coalesce({key}, {id}, '') AS key, b AS body"
@@ -124,7 +121,8 @@ async def installed(link: Link, names: Names, spec: TableSpec) -> bool:
     members = await check(link, spec)
     there = await existing(link, spec)
     declared = await link.fetchval(
-        f"SELECT (table_name, id_column, key_column, before) IS NOT DISTINCT FROM ($2::text, $3::text, $4::text, $5::boolean)"
+        "SELECT (table_name, id_column, key_column, before) IS NOT DISTINCT FROM"
+        " ($2::text, $3::text, $4::text, $5::boolean)"
         f" FROM {names.schema}.source WHERE name = $1",
         spec.name,
         spec.table,

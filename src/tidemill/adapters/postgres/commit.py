@@ -10,9 +10,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-import asyncpg
-
 from tidemill.adapters.postgres.documents import rounds, write_all
+from tidemill.adapters.postgres.link import Link
 from tidemill.adapters.postgres.queue import apply, insert
 from tidemill.adapters.postgres.session import Session
 from tidemill.adapters.postgres.store import swap_all
@@ -31,8 +30,6 @@ from tidemill.model import (
     Stored,
     Swap,
 )
-
-Link = asyncpg.Connection
 
 FENCE = "SELECT value::text FROM {s}.record WHERE key = $1 FOR SHARE"
 

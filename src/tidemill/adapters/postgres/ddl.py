@@ -24,7 +24,8 @@ def base(names: Names) -> list[str]:
         f"CREATE TABLE IF NOT EXISTS {s}.made (item text PRIMARY KEY, digest text NOT NULL)",
         f"CREATE TABLE IF NOT EXISTS {s}.meta (name text PRIMARY KEY, value text NOT NULL)",
         f"INSERT INTO {s}.meta VALUES ('format', '{FORMAT}') ON CONFLICT DO NOTHING",
-        f"INSERT INTO {s}.meta SELECT 'system', system_identifier::text FROM pg_control_system() ON CONFLICT DO NOTHING",
+        f"INSERT INTO {s}.meta SELECT 'system', system_identifier::text FROM pg_control_system()"
+        " ON CONFLICT DO NOTHING",
         # One number for every change, drawn under the lock of its row. CACHE 1: a cache would break the order.
         f"CREATE SEQUENCE IF NOT EXISTS {s}.change_seq CACHE 1",
         f"CREATE SEQUENCE IF NOT EXISTS {s}.message_seq CACHE 1",
@@ -85,9 +86,10 @@ def tick_function(s: str) -> str:
 
     First the tick's own transaction gets its number, then the number of the last change is read, then the snapshot
     is taken. So a change that the snapshot does not know either has a higher number, or its transaction began before
-    ours: it is among the running ones. (A snapshot names the running below its xmax only, and that is one above the last
-    transaction that *ended*; those from there up to our own were running too.) Ticks are made one at a time, so their order is that of their
-    snapshots. Nobody waits for the disk: what relies on a tick is committed later and takes it along.
+    ours: it is among the running ones. (A snapshot names the running below its xmax only, and that is one above
+    the last transaction that *ended*; those from there up to our own were running too.)
+    Ticks are made one at a time, so their order is that of their snapshots. Nobody waits for the disk: what relies on a
+    tick is committed later and takes it along.
     The id is the time in milliseconds, so that an id forgotten in a crash does not come again; on another
     timeline, whose clock may be behind, ids go on an hour ahead.
     """
@@ -139,8 +141,8 @@ def feed(names: Names, source: Source) -> list[str]:
     found = [
         f"INSERT INTO {s}.source (name, kind, partitions) VALUES ({name}, '{kind}', {source.partitions})"
         " ON CONFLICT DO NOTHING",
-        # The transaction's number comes first, for defaults are evaluated in this order: were `seq` drawn before, a tick
-        # between the two could count it as known.
+        # The transaction's number comes first, for defaults are evaluated in this order: were `seq` drawn before, a
+        # tick between the two could count it as known.
         f"CREATE TABLE IF NOT EXISTS {log} (xid xid8 NOT NULL DEFAULT pg_current_xact_id(),"
         f" seq bigint NOT NULL DEFAULT nextval('{s}.change_seq'), at timestamptz NOT NULL DEFAULT clock_timestamp(),"
         " era int NOT NULL, part smallint NOT NULL, slot smallint NOT NULL,"

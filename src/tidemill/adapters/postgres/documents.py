@@ -13,9 +13,8 @@ from contextlib import AbstractAsyncContextManager
 from decimal import Decimal
 from typing import Any
 
-import asyncpg
-
 from tidemill.adapters.postgres.ddl import field_sql
+from tidemill.adapters.postgres.link import Link, Row
 from tidemill.adapters.postgres.names import Names, literal
 from tidemill.adapters.postgres.session import OpenSource, Session
 from tidemill.errors import ConfigurationError, Unfit
@@ -32,8 +31,6 @@ from tidemill.model import (
     Write,
     Written,
 )
-
-Link = asyncpg.Connection
 
 FIND = "SELECT id, key, etag, convert_to(body::text, 'UTF8') FROM {table} WHERE id = ANY ($1)"
 
@@ -203,7 +200,7 @@ async def select(session: Session, spec: CollectionSpec, query: Query) -> Rows:
     """
     where, args = conditions(session.names, query)
     table = session.names.documents(spec.name)
-    rows: list[asyncpg.Record] = []
+    rows: list[Row] = []
     async with session.data.one() as link:
         for clause, order, more in ranges(session.names, query, len(args)):
             sql = (

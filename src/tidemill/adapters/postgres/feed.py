@@ -18,6 +18,7 @@ from operator import itemgetter
 from typing import Any, TypeAlias
 
 from tidemill.adapters.postgres import backfill, trimming
+from tidemill.adapters.postgres.link import Link
 from tidemill.adapters.postgres.names import Names
 from tidemill.adapters.postgres.session import Session
 from tidemill.adapters.postgres.windows import (
@@ -282,7 +283,7 @@ def split(
     return found, {name: Cursor(window.last.id, backfill=cursor.backfill) for name, cursor in here.items()}
 
 
-async def begin(link: backfill.Link, names: Names, source: str, part: int, at: Start) -> Cursor:
+async def begin(link: Link, names: Names, source: str, part: int, at: Start) -> Cursor:
     """Where a reader of a partition begins."""
     s = names.schema
     if at == "now":

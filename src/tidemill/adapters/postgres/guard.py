@@ -9,14 +9,12 @@ read since that last tick comes twice. A promoted standby or pg_upgrade keeps it
 
 from __future__ import annotations
 
-import asyncpg
-
+from tidemill.adapters.postgres.link import Link
 from tidemill.adapters.postgres.names import Names, literal, quoted
 
 ALL = (1 << 63) - 1
 """Above every transaction."""
 
-Link = asyncpg.Connection
 
 SYSTEM = "SELECT system_identifier::text FROM pg_control_system()"
 

@@ -10,17 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
-import asyncpg
-
 from tidemill.adapters.postgres import capture, ddl, ddl_queue
+from tidemill.adapters.postgres.link import Link
 from tidemill.adapters.postgres.names import Names, literal
 from tidemill.errors import ConfigurationError, FormatTooNew
 from tidemill.model import FORMAT, CollectionSpec, QueueSpec, Source, TableSpec
 
 OLDEST = 130_000
 """The oldest server this is written for: 13, the first with `pg_current_snapshot` and `xid8`."""
-
-Link = asyncpg.Connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +66,8 @@ async def check_format(link: Link, names: Names) -> None:
     stored = await link.fetchval(f"SELECT value FROM {names.schema}.meta WHERE name = 'format'")
     if stored is not None and int(stored) > FORMAT:
         raise FormatTooNew(
-            f"schema {names.schema}: written in format {stored}, this release reads up to {FORMAT}; install the newer one"
+            f"schema {names.schema}: written in format {stored}, this release reads up to {FORMAT};"
+            " install the newer one"
         )
 
 
@@ -81,7 +79,8 @@ async def make(link: Link, names: Names, wanted: Sequence[Item], sources: Sequen
         for statement in item.statements:
             await link.execute(statement)
         await link.execute(
-            f"INSERT INTO {names.schema}.made VALUES ($1, $2) ON CONFLICT (item) DO UPDATE SET digest = excluded.digest",
+            f"INSERT INTO {names.schema}.made VALUES ($1, $2)"
+            " ON CONFLICT (item) DO UPDATE SET digest = excluded.digest",
             item.name,
             item.digest,
         )

@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-import asyncpg
-
+from tidemill.adapters.postgres.link import Link
 from tidemill.adapters.postgres.session import Session
 from tidemill.model import Gone, Record, Stale, Swap, Swapped, Value
 
@@ -80,7 +79,7 @@ def first_repeat(swaps: Sequence[Swap]) -> int:
     return len(swaps)
 
 
-async def swap_all(link: asyncpg.Connection, session: Session, swaps: Sequence[Swap]) -> list[Swapped]:
+async def swap_all(link: Link, session: Session, swaps: Sequence[Swap]) -> list[Swapped]:
     """Swaps of different keys, on a connection that may be in a transaction."""
     keys = [swap.key for swap in swaps]
     values = [None if swap.value is None else dumps(swap.value) for swap in swaps]

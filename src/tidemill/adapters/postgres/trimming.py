@@ -178,7 +178,8 @@ async def _step(
         removed += count
     if last:
         await session.data.execute(
-            f"INSERT INTO {session.names.schema}.trimmed (source, part, cursor) SELECT $1, * FROM unnest($2::int[], $3::text[])"
+            f"INSERT INTO {session.names.schema}.trimmed (source, part, cursor)"
+            " SELECT $1, * FROM unnest($2::int[], $3::text[])"
             " ON CONFLICT (source, part) DO UPDATE SET cursor = excluded.cursor, moved = clock_timestamp()",
             spec.name,
             list(last),
@@ -248,7 +249,8 @@ async def _thin(session: Session, source: str, low: int) -> None:
 async def tick_at(session: Session, id: int) -> Tick:
     """A tick, or the nearest before it that is left."""
     row = await session.data.row(
-        f"SELECT id, seq, era, snapshot::text, xact::text FROM {session.names.schema}.tick WHERE id <= $1 ORDER BY id DESC LIMIT 1",
+        f"SELECT id, seq, era, snapshot::text, xact::text FROM {session.names.schema}.tick"
+        " WHERE id <= $1 ORDER BY id DESC LIMIT 1",
         id,
     )
     assert row is not None

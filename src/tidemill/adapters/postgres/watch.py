@@ -58,7 +58,7 @@ class Watch:
         self._asked: list[asyncio.Future[None]] = []
         self._lost: str | None = f"{address.shown}: not connected"
         self._task: asyncio.Task[None] | None = None
-        self._link: asyncpg.Connection | None = None
+        self._link: Any | None = None
 
     async def start(self) -> None:
         """Begin, once there was a first look."""
@@ -154,7 +154,7 @@ class Watch:
             await self._clock.wait(self._wake, 1.0)
             self._wake.clear()
 
-    async def _news(self, link: asyncpg.Connection, *, fresh: bool) -> bool:
+    async def _news(self, link: Any, *, fresh: bool) -> bool:
         known = self.ticks.newest.id
         async with _single(link, self._address.pooled):
             rows = await link.fetch(self._look, known, fresh)
@@ -171,7 +171,7 @@ class Watch:
             self.bell.ring(("queue",))
         return bool(found) or messages != self._messages
 
-    async def _notify(self, link: asyncpg.Connection) -> None:
+    async def _notify(self, link: Any) -> None:
         """Tell the other processes; what is said too early is said at the next look."""
         now = self._clock.monotonic()
         if self._address.pooled:
@@ -181,7 +181,7 @@ class Watch:
             await link.execute(f"NOTIFY {CHANNEL}")
 
 
-def _single(link: asyncpg.Connection, pooled: bool) -> Any:
+def _single(link: Any, pooled: bool) -> Any:
     """Around one statement: a transaction where a pooler wants one."""
     return link.transaction() if pooled else _Nothing()
 

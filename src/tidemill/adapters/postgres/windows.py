@@ -8,9 +8,9 @@ that of PgQ (Kreen and Pihlak, 2007): two snapshots and their difference.
 
 A cursor is a tick that was read to its end, or a place inside the window that follows it. Its text is `TICK`, or
 `TICK>NEXT:SEQ:RANK`: of the window from TICK to NEXT everything up to SEQ was read, RANK changes of this partition. A
-leading `b` reads also the rows that a table had before it was captured. Ticks can vanish (they are thinned, and a server
-that crashes forgets the last ones): who is at a tick that is no more goes on from the one before, and a place inside a
-window counts only as long as both its ends are there.
+leading `b` reads also the rows that a table had before it was captured. Ticks can vanish (they are thinned, and a
+server that crashes forgets the last ones): who is at a tick that is no more goes on from the one before, and a place
+inside a window counts only as long as both its ends are there.
 """
 
 from __future__ import annotations
