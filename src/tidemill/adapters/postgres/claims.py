@@ -65,7 +65,7 @@ held AS (
     INSERT INTO {claim} (seq, priority, due, deliveries, owner, nonce)
     SELECT seq, priority, due, deliveries + 1, $2::text, $3::text FROM taken)
 SELECT m.seq, m.id, m.body, m.key, m.headers, t.priority, m.sent_at, m.attempt, t.deliveries + 1, m.reason, t.due
-FROM taken t JOIN {message} m ON m.seq = t.seq
+FROM taken t CROSS JOIN LATERAL (SELECT * FROM {message} WHERE seq = t.seq LIMIT 1) m
 UNION ALL
 -- and always a last row: when this was, the priorities, the seconds to the next that is due if nothing was found
 SELECT NULL, set_config('synchronous_commit', 'off', true), NULL, NULL, NULL, NULL,

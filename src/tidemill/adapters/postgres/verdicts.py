@@ -23,56 +23,63 @@ from tidemill.model import Dead, Done, Later, Outcome
 Link = asyncpg.Connection
 Claim: TypeAlias = tuple[int, str]
 
-NAMED = "unnest($1::bigint[], $2::text[])"
+MANY = "unnest($1::bigint[], $2::text[])"
+ONE = "(SELECT $1::bigint, $2::text)"
 
-DONE = """
-WITH gone AS (DELETE FROM {claim} c USING {named} AS o (seq, nonce) WHERE c.seq = o.seq AND c.nonce = o.nonce
-    RETURNING c.seq, c.nonce),
-{ended}
-DELETE FROM {message} m USING gone WHERE m.seq = gone.seq RETURNING gone.seq || '.' || gone.nonce
+GONE = """
+gone AS (
+    DELETE FROM {claim} WHERE ctid = ANY (ARRAY(
+        SELECT held.at FROM {named} AS o (seq, nonce) CROSS JOIN LATERAL (
+            SELECT c.ctid AS at FROM {claim} c WHERE c.seq = o.seq AND c.nonce = o.nonce LIMIT 1 FOR UPDATE) held))
+    RETURNING *)
 """
+"""The claims that still are those asked for. Each by a seek in the index: these tables grow and shrink faster than the
+planner hears of it, so no statement here leaves it another way."""
 
-ENDED = """
+REMOVED = """
+removed AS (DELETE FROM {message} WHERE seq = ANY (ARRAY(SELECT seq FROM gone)) RETURNING {kept}),
 -- from now on the dedup keys are taken for the window only
 ended AS (
-    UPDATE {dedup} d SET until = statement_timestamp() + {window} * interval '1 second'
-    FROM gone JOIN {message} m ON m.seq = gone.seq
-    WHERE m.dedup IS NOT NULL AND d.queue = {queue} AND d.dedup = m.dedup AND d.id = m.id)
+    UPDATE {dedup} SET until = statement_timestamp() + {window} * interval '1 second'
+    WHERE ctid = ANY (ARRAY(
+        SELECT taken.at FROM removed m CROSS JOIN LATERAL (
+            SELECT d.ctid AS at FROM {dedup} d WHERE d.queue = {queue} AND d.dedup = m.dedup AND d.id = m.id
+            LIMIT 1 FOR UPDATE) taken
+        WHERE m.dedup IS NOT NULL)))
 """
 
+DONE = "WITH {gone},\n{removed}\nSELECT seq || '.' || nonce FROM gone"
+
 LATER = """
-WITH gone AS (
-    DELETE FROM {claim} c USING unnest($1::bigint[], $2::text[], $3::float8[], $4::text[], $5::int[])
-        AS o (seq, nonce, delay, reason, attempt)
-    WHERE c.seq = o.seq AND c.nonce = o.nonce RETURNING c.seq, c.nonce, c.priority, o.delay, o.reason, o.attempt),
+WITH {gone},
+verdict AS (
+    SELECT gone.*, o.delay, o.reason, o.attempt FROM gone JOIN unnest($1::bigint[], $2::text[], $3::float8[],
+        $4::text[], $5::int[]) AS o (seq, nonce, delay, reason, attempt) USING (seq, nonce)),
 counted AS (
-    UPDATE {message} m SET attempt = m.attempt + gone.attempt, reason = gone.reason FROM gone WHERE m.seq = gone.seq),
+    UPDATE {message} m SET attempt = m.attempt + v.attempt, reason = v.reason FROM verdict v WHERE m.seq = v.seq),
 back AS (
-    INSERT INTO {ready} SELECT priority, statement_timestamp() + delay * interval '1 second', seq, 0 FROM gone)
+    INSERT INTO {ready} SELECT priority, statement_timestamp() + delay * interval '1 second', seq, 0 FROM verdict)
 SELECT seq || '.' || nonce, {number} FROM gone
 """
 
 BACK = """
-WITH gone AS (
-    DELETE FROM {claim} c USING {named} AS o (seq, nonce) WHERE c.seq = o.seq AND c.nonce = o.nonce RETURNING c.*),
+WITH {gone},
 back AS (INSERT INTO {ready} SELECT priority, due, seq, deliveries - 1 FROM gone)
 SELECT seq || '.' || nonce, {number} FROM gone
 """
 """As if they had never been handed out."""
 
 DEAD = """
-WITH gone AS (
-    DELETE FROM {claim} c USING unnest($1::bigint[], $2::text[], $3::text[], $4::text[])
-        AS o (seq, nonce, reason, error)
-    WHERE c.seq = o.seq AND c.nonce = o.nonce RETURNING c.seq, c.nonce, c.priority, o.reason, o.error),
-{ended},
+WITH {gone},
+{removed},
 buried AS (
     INSERT INTO {letter} (source, id, key, ord, body, attempts, reason, error, at, headers, meta)
-    SELECT 'queue/' || {queue}, m.id, m.key, m.seq, m.body, m.attempt + 1, gone.reason, gone.error,
+    SELECT 'queue/' || {queue}, m.id, m.key, m.seq, m.body, m.attempt + 1, o.reason, o.error,
         extract(epoch FROM statement_timestamp()), coalesce(nullif(m.headers, ''), '{{}}')::json,
         json_build_object('priority', gone.priority, 'sent_at', m.sent_at, 'dedup', m.dedup)
-    FROM gone JOIN {message} m ON m.seq = gone.seq ON CONFLICT DO NOTHING)
-DELETE FROM {message} m USING gone WHERE m.seq = gone.seq RETURNING gone.seq || '.' || gone.nonce
+    FROM removed m JOIN gone USING (seq) JOIN unnest($1::bigint[], $2::text[], $3::text[], $4::text[])
+        AS o (seq, nonce, reason, error) USING (seq, nonce) ON CONFLICT DO NOTHING)
+SELECT seq || '.' || nonce FROM gone
 """
 
 FREE = """
@@ -98,7 +105,8 @@ SELECT count({number}) FROM gone
 """All claims of one receive."""
 
 HELD = """
-SELECT seq || '.' || nonce FROM {claim} JOIN {named} AS o (seq, nonce) USING (seq, nonce)
+SELECT o.seq || '.' || o.nonce FROM {named} AS o (seq, nonce) CROSS JOIN LATERAL (
+    SELECT FROM {claim} c WHERE c.seq = o.seq AND c.nonce = o.nonce LIMIT 1) held
 """
 
 
@@ -177,19 +185,22 @@ def texts(names: Names, queue: str, window: float) -> Mapping[str, str]:
 
 @cache
 def _texts(t: Tables, queue: str, window: float) -> Mapping[str, str]:
-    def fill(text: str, named: str = NAMED) -> str:
-        ended = ENDED.format(dedup=t.dedup, message=t.message, queue=queue, window=repr(window)).strip()
+    def fill(text: str, named: str = MANY, kept: str = "id, dedup") -> str:
+        gone = GONE.format(claim=t.claim, named=named).strip()
+        removed = REMOVED.format(
+            dedup=t.dedup, message=t.message, queue=queue, window=repr(window), kept=kept
+        ).strip()
         return text.format(
             claim=t.claim, ready=t.ready, message=t.message, letter=t.letter, number=t.number, queue=queue,
-            named=named, ended=ended,
+            named=named, gone=gone, removed=removed,
         ).strip()  # fmt: skip
 
     return {
         "done": fill(DONE),
-        "done one": fill(DONE, "(SELECT $1::bigint, $2::text)"),
+        "done one": fill(DONE, ONE),
         "later": fill(LATER),
         "back": fill(BACK),
-        "dead": fill(DEAD),
+        "dead": fill(DEAD, kept="*"),
         "free": fill(FREE),
         "owners": fill(OWNERS),
         "give back": fill(GIVE_BACK),

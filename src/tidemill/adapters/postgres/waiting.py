@@ -14,7 +14,6 @@ import asyncpg
 from tidemill.adapters.postgres.claims import ABOVE_ALL, STEP
 from tidemill.adapters.postgres.ddl_queue import Tables
 from tidemill.adapters.postgres.names import literal
-from tidemill.adapters.postgres.pool import changed
 from tidemill.adapters.postgres.sending import parsed_headers
 from tidemill.errors import BadOption
 from tidemill.model import Waiting
@@ -35,7 +34,8 @@ place AS (
         SELECT * FROM {{ready}} WHERE priority = step.priority ORDER BY due, seq LIMIT $4::int) r
     WHERE step.priority IS NOT NULL LIMIT $4::int))
 SELECT m.id, m.body, m.key, m.headers, r.priority, m.sent_at, r.due, m.attempt, m.reason, m.seq
-FROM (SELECT * FROM place ORDER BY priority DESC, due, seq LIMIT $4::int) r JOIN {{message}} m ON m.seq = r.seq
+FROM (SELECT * FROM place ORDER BY priority DESC, due, seq LIMIT $4::int) r
+CROSS JOIN LATERAL (SELECT * FROM {{message}} WHERE seq = r.seq LIMIT 1) m
 ORDER BY r.priority DESC, r.due, r.seq
 """
 """The rest of one priority, then those below it, each by one seek."""
@@ -44,11 +44,12 @@ PURGE = """
 WITH doomed AS MATERIALIZED (
     SELECT ctid FROM {ready} ORDER BY priority, due, seq LIMIT {limit} FOR UPDATE SKIP LOCKED),
 gone AS (DELETE FROM {ready} WHERE ctid = ANY (ARRAY(SELECT ctid FROM doomed)) RETURNING seq),
+removed AS (DELETE FROM {message} WHERE seq = ANY (ARRAY(SELECT seq FROM gone)) RETURNING id, dedup),
 -- nothing was done with them: their keys are free at once
 freed AS (
-    DELETE FROM {dedup} d USING gone JOIN {message} m ON m.seq = gone.seq
+    DELETE FROM {dedup} d USING removed m
     WHERE m.dedup IS NOT NULL AND d.queue = {queue} AND d.dedup = m.dedup AND d.id = m.id)
-DELETE FROM {message} m USING gone WHERE m.seq = gone.seq
+SELECT count(*)::int FROM gone
 """
 
 DEPTH = """
@@ -91,4 +92,5 @@ def parsed(place: str) -> Place:
 async def purge(link: Link, t: Tables, queue: str) -> int:
     """Remove messages that nobody holds, with their dedup keys; how many."""
     sql = PURGE.format(ready=t.ready, message=t.message, dedup=t.dedup, queue=literal(queue), limit=PURGED)
-    return changed(await link.execute(sql))
+    removed: int = await link.fetchval(sql)
+    return removed
