@@ -21,6 +21,7 @@ from tidemill.engine.outlet import Outlet
 from tidemill.engine.places import Places, places
 from tidemill.engine.work import NORMAL, Budget
 from tidemill.locate import transactional
+from tidemill.ports import Database
 
 
 @dataclass
@@ -50,12 +51,12 @@ class Rig:
 
 
 @asynccontextmanager
-async def rig(app: App, file: Path, *, groups: tuple[str, ...] = (), inline: bool = False) -> AsyncIterator[Rig]:
-    """The app's workers on a SQLite file, made ready and not begun. `inline`: handlers on the engine's own loop."""
+async def rig(app: App, home: Path | Database, *, groups: tuple[str, ...] = (), inline: bool = False) -> AsyncIterator[Rig]:
+    """The app's workers on a SQLite file or another database, made ready and not begun. `inline`: handlers on the engine's own loop."""
     clock = SystemClock()
     declared = app.declared()
     workers = [w for w in declared.workers if not groups or w.group in groups]
-    where = places(declared, SQLite.from_url(f"sqlite:///{file}", clock))
+    where = places(declared, SQLite.from_url(f"sqlite:///{home}", clock) if isinstance(home, Path) else home)
     await where.open()
     loop = asyncio.get_running_loop()
     outlet = Outlet(where, loop)
