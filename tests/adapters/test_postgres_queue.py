@@ -29,7 +29,5 @@ async def postgres_url() -> str:
 class TestPostgresQueue(conformance.QueueConformance, conformance.DeadLettersConformance):
     @pytest.fixture
     async def bench(self, postgres_url: str) -> AsyncIterator[conformance.Bench]:
-        async with conformance.opened(
-            Queues(postgres_url), SystemClock(), peer=Queues(postgres_url)
-        ) as bench:
+        async with conformance.opened(Queues(postgres_url), SystemClock(), peer=Queues(postgres_url)) as bench:
             yield bench

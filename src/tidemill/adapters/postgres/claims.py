@@ -7,8 +7,9 @@ for a minute, a dump) they cannot be, and each claim would walk over all that wa
 
 So where a whole look takes long, the next ones begin where it ended: in each priority behind what was taken, in the
 others at its own time. What appears behind that (a message that was put back with its old due time, one whose
-transaction took long) is found by the next whole look: that is made when a look from there did not find enough, when this
-handle put something back, and after ten times what the last one took, so no more than a tenth of the time goes there.
+transaction took long) is found by the next whole look: that is made when a look from there did not find enough, when
+this handle put something back, and after ten times what the last one took, so no more than a tenth of the time goes
+there.
 """
 
 from __future__ import annotations
@@ -18,9 +19,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-import asyncpg
-
 from tidemill.adapters.postgres.ddl_queue import Tables
+from tidemill.adapters.postgres.link import Link, Row
 
 SLOW = 0.02
 """Seconds: a whole look that takes longer is not made each time."""
@@ -97,9 +97,7 @@ class Claimer:
         """Something was put back: look from the start."""
         self._places = {}
 
-    async def take(
-        self, link: asyncpg.Connection, owner: str, nonce: str, limit: int, monotonic: Any
-    ) -> tuple[Sequence[asyncpg.Record], float]:
+    async def take(self, link: Link, owner: str, nonce: str, limit: int, monotonic: Any) -> tuple[Sequence[Row], float]:
         """The rows, as `Delivery` has its fields; and the seconds until there is more, if it is known."""
         began = monotonic()
         places = self._places
