@@ -75,6 +75,7 @@ class Queue:
         single = len({message.queue for message in messages}) == 1 and not any(message.dedup for message in messages)
         async with session.data.one() if single else session.data.transaction() as link:
             ids = await insert(link, session, messages)
+        self._claimer.sent(message.priority for message in messages)
         self._tell()
         if self._depth:
             later = sum(message.delay > 0 for message in messages)
