@@ -33,8 +33,9 @@ def connect(url: str, clock: Clock, adapters: Mapping[str, Factory] | None = Non
         missing = (error.name or "").partition(".")[0]
         if missing in ("", "tidemill"):
             raise
+        extra = _EXTRAS.get(scheme.lower(), scheme.lower())
         raise ConfigurationError(
-            f"{scrub(url)}: {scheme}: needs {missing}: pip install 'tidemill[{scheme.lower()}]' or {missing}"
+            f"{scrub(url)}: {scheme}: needs {missing}: pip install 'tidemill[{extra}]' or {missing}"
         ) from None
 
 
@@ -50,4 +51,18 @@ def _sqlite(url: str, clock: Clock) -> Database:
     return SQLite.from_url(url, clock)
 
 
-_OURS: Mapping[str, Factory] = {"memory": _memory, "sqlite": _sqlite}
+def _postgres(url: str, clock: Clock) -> Database:
+    from tidemill.adapters.postgres.database import Postgres
+
+    return Postgres.from_url(url, clock)
+
+
+_OURS: Mapping[str, Factory] = {
+    "memory": _memory,
+    "postgres": _postgres,
+    "postgresql": _postgres,
+    "sqlite": _sqlite,
+}
+
+_EXTRAS: Mapping[str, str] = {"postgresql": "postgres"}
+"""The extra that brings a scheme's library, where it is not named after the scheme."""

@@ -18,9 +18,32 @@ from tidemill.errors import ConfigurationError
 SCHEMA = "tidemill"
 POOL = 8
 LIBPQ = frozenset(
-    "host port dbname database user password passfile service servicefile sslmode sslcert sslkey sslrootcert sslcrl"
-    " sslpassword ssl_min_protocol_version ssl_max_protocol_version sslnegotiation target_session_attrs krbsrvname"
-    " gsslib options application_name connect_timeout".split()
+    [
+        "host",
+        "port",
+        "dbname",
+        "database",
+        "user",
+        "password",
+        "passfile",
+        "service",
+        "servicefile",
+        "sslmode",
+        "sslcert",
+        "sslkey",
+        "sslrootcert",
+        "sslcrl",
+        "sslpassword",
+        "ssl_min_protocol_version",
+        "ssl_max_protocol_version",
+        "sslnegotiation",
+        "target_session_attrs",
+        "krbsrvname",
+        "gsslib",
+        "options",
+        "application_name",
+        "connect_timeout",
+    ]
 )
 OURS = ("schema", "pool", "pooler")
 EXAMPLE = "write postgresql://user@host:5432/database"

@@ -24,7 +24,8 @@ def base(names: Names) -> list[str]:
         f"CREATE TABLE IF NOT EXISTS {s}.made (item text PRIMARY KEY, digest text NOT NULL)",
         f"CREATE TABLE IF NOT EXISTS {s}.meta (name text PRIMARY KEY, value text NOT NULL)",
         f"INSERT INTO {s}.meta VALUES ('format', '{FORMAT}') ON CONFLICT DO NOTHING",
-        f"INSERT INTO {s}.meta SELECT 'system', system_identifier::text FROM pg_control_system() ON CONFLICT DO NOTHING",
+        f"INSERT INTO {s}.meta SELECT 'system', system_identifier::text FROM pg_control_system()"
+        " ON CONFLICT DO NOTHING",
         # One number for every change, drawn under the lock of its row. CACHE 1: a cache would break the order.
         f"CREATE SEQUENCE IF NOT EXISTS {s}.change_seq CACHE 1",
         f"CREATE SEQUENCE IF NOT EXISTS {s}.message_seq CACHE 1",
@@ -37,12 +38,13 @@ def base(names: Names) -> list[str]:
         f"CREATE TABLE IF NOT EXISTS {s}.source (name text PRIMARY KEY, kind text NOT NULL, partitions int NOT NULL,"
         " slot smallint NOT NULL DEFAULT 0, era int NOT NULL DEFAULT 1, switched timestamptz NOT NULL DEFAULT now(),"
         " table_name text, id_column text, key_column text, before boolean NOT NULL DEFAULT false,"
-        " backfill jsonb, backfill_until jsonb)",
+        " backfill jsonb, backfill_until jsonb, low bigint)",
         f"CREATE TABLE IF NOT EXISTS {s}.trimmed (source text, part int, cursor text NOT NULL,"
-        " PRIMARY KEY (source, part))",
+        " moved timestamptz NOT NULL DEFAULT clock_timestamp(), PRIMARY KEY (source, part))",
         f"CREATE TABLE IF NOT EXISTS {s}.tick (id bigint PRIMARY KEY, seq bigint NOT NULL, era int NOT NULL,"
-        " at timestamptz NOT NULL, timeline text NOT NULL, snapshot pg_snapshot NOT NULL, waiting xid8[] NOT NULL)",
-        f"INSERT INTO {s}.tick VALUES (1, 0, 1, '-infinity', '', {FIRST_TICK}, '{{}}') ON CONFLICT DO NOTHING",
+        " at timestamptz NOT NULL, timeline text NOT NULL, snapshot pg_snapshot NOT NULL, xact xid8 NOT NULL,"
+        " waiting xid8[] NOT NULL)",
+        f"INSERT INTO {s}.tick VALUES (1, 0, 1, 'epoch', '', {FIRST_TICK}, '2', '{{}}') ON CONFLICT DO NOTHING",
         # Dead letters of queues and feeds. `ord` of a feed's change has more than 64 bits.
         f'CREATE TABLE IF NOT EXISTS {s}.letter (source text COLLATE "C", id text COLLATE "C", key text,'
         " ord numeric NOT NULL, body bytea, attempts int NOT NULL, reason text NOT NULL, error text NOT NULL,"
@@ -67,12 +69,12 @@ def functions(names: Names) -> list[str]:
         tick_function(s),
         # What a process asks for many times a second: news of changes and messages, in one call.
         f"""
-CREATE OR REPLACE FUNCTION {s}.look(known bigint)
-RETURNS TABLE (messages bigint, id bigint, seq bigint, era int, snapshot text) LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION {s}.look(known bigint, fresh boolean)
+RETURNS TABLE (messages bigint, id bigint, seq bigint, era int, snapshot text, xact text) LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM {s}.make_tick(false);
+    PERFORM {s}.make_tick(fresh);
     RETURN QUERY
-        SELECT m.last_value, t.id, t.seq, t.era, t.snapshot::text FROM {s}.message_seq m
+        SELECT m.last_value, t.id, t.seq, t.era, t.snapshot::text, t.xact::text FROM {s}.message_seq m
         LEFT JOIN LATERAL (SELECT * FROM {s}.tick WHERE tick.id > known ORDER BY tick.id LIMIT 1000) t ON true;
 END $$""",
     ]
@@ -82,9 +84,12 @@ def tick_function(s: str) -> str:
     """Writes a tick if there is news since the last one: a number was drawn for a change, or a transaction that was
     running when one was drawn has ended.
 
-    The number is read *before* the snapshot is taken, so every change that the snapshot does not know has a higher
-    one, unless its transaction is among the running. Ticks are made one at a time, so their order is that of their
-    snapshots. Nobody waits for the disk: what relies on a tick is committed later and takes it along.
+    First the tick's own transaction gets its number, then the number of the last change is read, then the snapshot
+    is taken. So a change that the snapshot does not know either has a higher number, or its transaction began before
+    ours: it is among the running ones. (A snapshot names the running below its xmax only, and that is one above
+    the last transaction that *ended*; those from there up to our own were running too.)
+    Ticks are made one at a time, so their order is that of their snapshots. Nobody waits for the disk: what relies on a
+    tick is committed later and takes it along.
     The id is the time in milliseconds, so that an id forgotten in a crash does not come again; on another
     timeline, whose clock may be behind, ids go on an hour ahead.
     """
@@ -95,6 +100,7 @@ DECLARE
     drawn bigint;
     now_ms bigint;
     line text;
+    own xid8;
     others xid8[];
 BEGIN
     SELECT CASE WHEN is_called THEN last_value ELSE 0 END INTO drawn FROM {s}.change_seq;
@@ -105,20 +111,24 @@ BEGIN
     END IF;
     IF wait THEN
         PERFORM pg_advisory_xact_lock(hashtext('tidemill tick'), hashtext({literal(s)}));
-    ELSIF clock_timestamp() - last.at < interval '2 ms'
+    ELSIF last.at > clock_timestamp() - interval '2 ms'
             OR NOT pg_try_advisory_xact_lock(hashtext('tidemill tick'), hashtext({literal(s)})) THEN
         RETURN last.id;  -- somebody else is at it
     END IF;
     PERFORM set_config('synchronous_commit', 'off', true);
+    own := pg_current_xact_id();
     SELECT CASE WHEN is_called THEN last_value ELSE 0 END INTO drawn FROM {s}.change_seq;
     SELECT * INTO last FROM {s}.tick ORDER BY id DESC LIMIT 1;
     line := left(pg_walfile_name(pg_current_wal_lsn()), 8);
     now_ms := (extract(epoch FROM clock_timestamp()) * 1000)::bigint
         + CASE WHEN last.timeline IN ('', line) THEN 0 ELSE 3600000 END;
-    SELECT coalesce(array_agg(x), '{{}}') INTO others FROM pg_snapshot_xip(pg_current_snapshot()) x
+    SELECT coalesce(array_agg(x), '{{}}') INTO others FROM (
+        SELECT pg_snapshot_xip(pg_current_snapshot()) AS x UNION ALL
+        SELECT n::text::xid8 FROM generate_series(pg_snapshot_xmax(pg_current_snapshot())::text::bigint,
+            own::text::bigint - 1) n) running
         WHERE drawn <> last.seq OR x = ANY (last.waiting);
     INSERT INTO {s}.tick VALUES (
-        greatest(last.id + 1, now_ms), drawn, last.era, clock_timestamp(), line, pg_current_snapshot(), others)
+        greatest(last.id + 1, now_ms), drawn, last.era, clock_timestamp(), line, pg_current_snapshot(), own, others)
         RETURNING id INTO now_ms;
     RETURN now_ms;
 END $$"""
@@ -131,8 +141,8 @@ def feed(names: Names, source: Source) -> list[str]:
     found = [
         f"INSERT INTO {s}.source (name, kind, partitions) VALUES ({name}, '{kind}', {source.partitions})"
         " ON CONFLICT DO NOTHING",
-        # The transaction's number comes first, for defaults are evaluated in this order: were `seq` drawn before, a tick
-        # between the two could count it as known.
+        # The transaction's number comes first, for defaults are evaluated in this order: were `seq` drawn before, a
+        # tick between the two could count it as known.
         f"CREATE TABLE IF NOT EXISTS {log} (xid xid8 NOT NULL DEFAULT pg_current_xact_id(),"
         f" seq bigint NOT NULL DEFAULT nextval('{s}.change_seq'), at timestamptz NOT NULL DEFAULT clock_timestamp(),"
         " era int NOT NULL, part smallint NOT NULL, slot smallint NOT NULL,"

@@ -9,14 +9,12 @@ read since that last tick comes twice. A promoted standby or pg_upgrade keeps it
 
 from __future__ import annotations
 
-import asyncpg
-
+from tidemill.adapters.postgres.link import Link
 from tidemill.adapters.postgres.names import Names, literal, quoted
 
 ALL = (1 << 63) - 1
 """Above every transaction."""
 
-Link = asyncpg.Connection[asyncpg.Record]
 
 SYSTEM = "SELECT system_identifier::text FROM pg_control_system()"
 
@@ -44,7 +42,7 @@ async def check(link: Link, names: Names) -> bool:
         highest = max(highest, await link.fetchval(f"SELECT coalesce(max(seq), 0) FROM {table}"))
     await link.execute(f"SELECT setval('{s}.change_seq', greatest($1, last_value)) FROM {s}.change_seq", highest)
     await link.execute(f"UPDATE {s}.source SET era = $1", era + 1)
-    add = f"INSERT INTO {s}.tick VALUES ($1, $2, $3, clock_timestamp(), '', $4::text::pg_snapshot, '{{}}')"
+    add = f"INSERT INTO {s}.tick VALUES ($1, $2, $3, clock_timestamp(), '', $4::text::pg_snapshot, '2', '{{}}')"
     await link.execute(add, id + 1, highest, era, f"{ALL}:{ALL}:")
     await link.execute(add, id + 2, highest, era + 1, "3:3:")
     await link.execute(f"UPDATE {s}.meta SET value = $1 WHERE name = 'system'", here)
@@ -53,6 +51,4 @@ async def check(link: Link, names: Names) -> bool:
 
 async def moved(link: Link, names: Names, here: str) -> bool:
     """Whether the data were last used in another cluster."""
-    return bool(
-        await link.fetchval(f"SELECT value <> $1 FROM {names.schema}.meta WHERE name = 'system'", here)
-    )
+    return bool(await link.fetchval(f"SELECT value <> $1 FROM {names.schema}.meta WHERE name = 'system'", here))

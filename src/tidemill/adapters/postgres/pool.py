@@ -16,6 +16,7 @@ import asyncpg
 
 from tidemill.adapters.postgres.address import Address
 from tidemill.adapters.postgres.faults import DRIVER, translate
+from tidemill.adapters.postgres.link import Link, Row
 from tidemill.errors import Unavailable
 
 CONNECT = 5.0
@@ -25,7 +26,7 @@ CALL = 60.0
 """Seconds until a statement must have ended."""
 
 
-class Link(asyncpg.Connection):  # type: ignore[type-arg]
+class _Connection(asyncpg.Connection):  # type: ignore[misc]
     """A connection that needs no cleaning: nobody here leaves anything in it."""
 
     def get_reset_query(self) -> str:
@@ -40,7 +41,7 @@ class Pool:
         self._purpose = purpose
         self._size = size
         self._limit = limit
-        self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+        self._pool: Any = None
 
     async def open(self) -> None:
         """Connect once, so that a mistake in the configuration is told at the start."""
@@ -68,26 +69,26 @@ class Pool:
             pool.terminate()
 
     @asynccontextmanager
-    async def link(self, *, opening: bool = False) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    async def link(self, *, opening: bool = False) -> AsyncIterator[Link]:
         """A connection, for a moment. Errors are translated."""
         pool = self._pool
         if pool is None:
             raise Unavailable(f"{self._address.shown}: not open")
         try:
             async with pool.acquire(timeout=CONNECT) as found:
-                link: asyncpg.Connection[asyncpg.Record] = found  # a proxy with the same methods
+                link: Link = found  # a proxy with the same methods
                 yield link
         except Exception as error:
             raise translate(error, self._address.shown, opening=opening) from error
 
     @asynccontextmanager
-    async def transaction(self, *, opening: bool = False) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    async def transaction(self, *, opening: bool = False) -> AsyncIterator[Link]:
         """A connection inside a transaction, committed at the end and rolled back on an error."""
         async with self.link(opening=opening) as link, link.transaction():
             yield link
 
     @asynccontextmanager
-    async def one(self) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    async def one(self) -> AsyncIterator[Link]:
         """A connection for a single statement: its own transaction, or one around it where a pooler wants it."""
         async with self.link() as link:
             if self._address.pooled:
@@ -96,11 +97,11 @@ class Pool:
             else:
                 yield link
 
-    async def fetch(self, sql: str, *args: Any) -> Sequence[asyncpg.Record]:
+    async def fetch(self, sql: str, *args: Any) -> Sequence[Row]:
         async with self.one() as link:
             return await link.fetch(sql, *args)
 
-    async def row(self, sql: str, *args: Any) -> asyncpg.Record | None:
+    async def row(self, sql: str, *args: Any) -> Row | None:
         async with self.one() as link:
             return await link.fetchrow(sql, *args)
 
@@ -121,7 +122,7 @@ def options(address: Address, purpose: str) -> dict[str, Any]:
         settings["jit"] = "off"  # plans of ours are short, and compiling them is not
     return {
         "timeout": CONNECT,
-        "connection_class": Link,
+        "connection_class": _Connection,
         "server_settings": settings,
         "statement_cache_size": 0 if address.pooled else 200,
     }

@@ -10,17 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
-import asyncpg
-
 from tidemill.adapters.postgres import capture, ddl, ddl_queue
+from tidemill.adapters.postgres.link import Link
 from tidemill.adapters.postgres.names import Names, literal
 from tidemill.errors import ConfigurationError, FormatTooNew
 from tidemill.model import FORMAT, CollectionSpec, QueueSpec, Source, TableSpec
 
 OLDEST = 130_000
 """The oldest server this is written for: 13, the first with `pg_current_snapshot` and `xid8`."""
-
-Link = asyncpg.Connection[asyncpg.Record]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,21 +66,21 @@ async def check_format(link: Link, names: Names) -> None:
     stored = await link.fetchval(f"SELECT value FROM {names.schema}.meta WHERE name = 'format'")
     if stored is not None and int(stored) > FORMAT:
         raise FormatTooNew(
-            f"schema {names.schema}: written in format {stored}, this release reads up to {FORMAT}; install the newer one"
+            f"schema {names.schema}: written in format {stored}, this release reads up to {FORMAT};"
+            " install the newer one"
         )
 
 
 async def make(link: Link, names: Names, wanted: Sequence[Item], sources: Sequence[Source]) -> None:
     """Make what is missing, inside the transaction of `link`; one process after the other."""
-    await link.execute(
-        f"SELECT pg_advisory_xact_lock(hashtext('tidemill schema'), hashtext({literal(names.schema)}))"
-    )
+    await link.execute(f"SELECT pg_advisory_xact_lock(hashtext('tidemill schema'), hashtext({literal(names.schema)}))")
     for item in await missing(link, names, wanted):
         await check_ours(link, names, item)
         for statement in item.statements:
             await link.execute(statement)
         await link.execute(
-            f"INSERT INTO {names.schema}.made VALUES ($1, $2) ON CONFLICT (item) DO UPDATE SET digest = excluded.digest",
+            f"INSERT INTO {names.schema}.made VALUES ($1, $2)"
+            " ON CONFLICT (item) DO UPDATE SET digest = excluded.digest",
             item.name,
             item.digest,
         )
@@ -109,9 +106,7 @@ async def check_ours(link: Link, names: Names, item: Item) -> None:
 async def register(link: Link, names: Names, sources: Sequence[Source]) -> None:
     """Check each feed against what its data were made with, and capture the tables."""
     for source in sources:
-        stored = await link.fetchval(
-            f"SELECT partitions FROM {names.schema}.source WHERE name = $1", source.name
-        )
+        stored = await link.fetchval(f"SELECT partitions FROM {names.schema}.source WHERE name = $1", source.name)
         if stored != source.partitions:
             raise ConfigurationError(
                 f"{source.name}: declared with partitions={source.partitions}, but its feed was made with {stored};"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random as chance
 from dataclasses import dataclass
-from zlib import crc32
 
 from tidemill.adapters.postgres import guard, schema
 from tidemill.adapters.postgres.address import Address
@@ -26,10 +25,6 @@ class OpenSource:
 
     spec: Source
     partitions: tuple[str, ...]
-
-    def part(self, key: str) -> int:
-        """The partition of a key of a collection of ours: the same in every process and every release."""
-        return crc32(key.encode()) % self.spec.partitions
 
 
 class Session:
@@ -64,6 +59,7 @@ class Session:
                     await schema.make(link, self.names, wanted, sources)
             async with self.data.transaction(opening=True) as link:
                 await guard.check(link, self.names)
+            await self.watch.start()
         except BaseException:
             await self.close()
             raise
@@ -71,7 +67,6 @@ class Session:
             self.sources[source.name] = OpenSource(source, partition_names(source.partitions))
         for queue in queues:
             self.queues[queue.name] = queue
-        self.watch.start()
 
     async def close(self) -> None:
         await self.watch.close()

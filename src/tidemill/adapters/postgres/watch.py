@@ -14,11 +14,12 @@ from typing import Any
 import asyncpg
 
 from tidemill.adapters.postgres.address import Address
-from tidemill.adapters.postgres.faults import DRIVER
+from tidemill.adapters.postgres.faults import DRIVER, translate
 from tidemill.adapters.postgres.names import Names
 from tidemill.adapters.postgres.pool import CONNECT, options
 from tidemill.adapters.postgres.windows import Ticks, tick_of
 from tidemill.adapters.sql.bell import Bell
+from tidemill.errors import Unavailable
 from tidemill.ports import Clock
 
 SHORTEST, LONGEST, GROWTH = 0.002, 0.5, 1.25
@@ -45,25 +46,45 @@ class Watch:
         self.ticks: Ticks = Ticks([])
         self._address = address
         self._clock = clock
-        self._look = f"SELECT * FROM {names.schema}.look($1)"
-        self._newest = f"SELECT id, seq, era, snapshot::text FROM {names.schema}.tick ORDER BY id DESC LIMIT 1"
+        self._look = f"SELECT * FROM {names.schema}.look($1, $2)"
+        self._newest = (
+            f"SELECT id, seq, era, snapshot::text, xact::text FROM {names.schema}.tick ORDER BY id DESC LIMIT 1"
+        )
         self._wake = asyncio.Event()
         self._messages = -1
         self._hot = float("-inf")
         self._noticed = float("-inf")
         self._owed = False
+        self._asked: list[asyncio.Future[None]] = []
+        self._lost: str | None = f"{address.shown}: not connected"
         self._task: asyncio.Task[None] | None = None
-        self._link: asyncpg.Connection[asyncpg.Record] | None = None
+        self._link: Any | None = None
 
-    def start(self) -> None:
+    async def start(self) -> None:
+        """Begin, once there was a first look."""
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name="tidemill watch")
+            await self.fresh()
+
+    def check(self) -> None:
+        """Raises while there is no connection: what is known here may be old."""
+        if self._lost is not None:
+            raise Unavailable(self._lost)
+
+    async def fresh(self) -> None:
+        """After this, everything that was committed before is known. Raises if it cannot be found out."""
+        asked = asyncio.get_running_loop().create_future()
+        self._asked.append(asked)
+        self._wake.set()
+        await asked
 
     async def close(self) -> None:
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+            self._lost = f"{self._address.shown}: closed"
+            self._answer(self._asked)
 
     def poke(self, *, tell: bool = True) -> None:
         """Something was written here: look now, and let the others look (unless they need not)."""
@@ -76,16 +97,29 @@ class Watch:
             try:
                 await self._connected()
                 pause = 0.25
-            except DRIVER:
-                await self._clock.sleep(pause)  # the parts that are called say why
+            except DRIVER as error:
+                self._lost = str(translate(error, self._address.shown))
+                self._answer(self._asked)
+                self.bell.ring_all()  # whoever waits is to hear of it
+                await self._clock.sleep(pause)
                 pause = min(pause * 2, 2.0)
             finally:
-                await self._drop()
+                self._drop()
 
-    async def _drop(self) -> None:
+    def _drop(self) -> None:
         link, self._link = self._link, None
         if link is not None:
             link.terminate()
+
+    def _answer(self, asked: list[asyncio.Future[None]]) -> None:
+        for future in asked:
+            if future.done():
+                continue
+            if self._lost is None:
+                future.set_result(None)
+            else:
+                future.set_exception(Unavailable(self._lost))
+        self._asked = [future for future in self._asked if not future.done()]
 
     async def _connected(self) -> None:
         """Look until the connection is lost. What was known before may be gone after a failover: begin anew."""
@@ -104,8 +138,11 @@ class Watch:
         interval = SHORTEST
         while True:
             self._wake.clear()
-            if await self._news(link):
+            asked = list(self._asked)
+            if await self._news(link, fresh=bool(asked)):
                 interval = SHORTEST
+            self._lost = None
+            self._answer(asked)
             if self._owed:
                 await self._notify(link)
             woken = await self._clock.wait(self._wake, interval)
@@ -113,14 +150,14 @@ class Watch:
             await self._asked_for()
 
     async def _asked_for(self) -> None:
-        while not self.bell.anybody and not self._owed:
+        while not (self.bell.anybody or self._owed or self._asked):
             await self._clock.wait(self._wake, 1.0)
             self._wake.clear()
 
-    async def _news(self, link: asyncpg.Connection[asyncpg.Record]) -> bool:
+    async def _news(self, link: Any, *, fresh: bool) -> bool:
         known = self.ticks.newest.id
         async with _single(link, self._address.pooled):
-            rows = await link.fetch(self._look, known)
+            rows = await link.fetch(self._look, known, fresh)
         found = [tick_of(*row[1:]) for row in rows if row[1] is not None]
         for tick in found:
             self.ticks.add(tick)
@@ -134,7 +171,7 @@ class Watch:
             self.bell.ring(("queue",))
         return bool(found) or messages != self._messages
 
-    async def _notify(self, link: asyncpg.Connection[asyncpg.Record]) -> None:
+    async def _notify(self, link: Any) -> None:
         """Tell the other processes; what is said too early is said at the next look."""
         now = self._clock.monotonic()
         if self._address.pooled:
@@ -144,7 +181,7 @@ class Watch:
             await link.execute(f"NOTIFY {CHANNEL}")
 
 
-def _single(link: asyncpg.Connection[asyncpg.Record], pooled: bool) -> Any:
+def _single(link: Any, pooled: bool) -> Any:
     """Around one statement: a transaction where a pooler wants one."""
     return link.transaction() if pooled else _Nothing()
 

@@ -8,9 +8,9 @@ that of PgQ (Kreen and Pihlak, 2007): two snapshots and their difference.
 
 A cursor is a tick that was read to its end, or a place inside the window that follows it. Its text is `TICK`, or
 `TICK>NEXT:SEQ:RANK`: of the window from TICK to NEXT everything up to SEQ was read, RANK changes of this partition. A
-leading `b` reads also the rows that a table had before it was captured. Ticks can vanish (they are thinned, and a server
-that crashes forgets the last ones): who is at a tick that is no more goes on from the one before, and a place inside a
-window counts only as long as both its ends are there.
+leading `b` reads also the rows that a table had before it was captured. Ticks can vanish (they are thinned, and a
+server that crashes forgets the last ones): who is at a tick that is no more goes on from the one before, and a place
+inside a window counts only as long as both its ends are there.
 """
 
 from __future__ import annotations
@@ -22,8 +22,15 @@ from dataclasses import dataclass, replace
 RANKS = 40
 """Bits of a change's order that hold its rank in the window; the tick stands above them."""
 
+FIRST = 1
+"""The first tick, in which nothing has happened."""
+
 END = (1 << 63) - 1
 """Above every `seq`."""
+
+
+NOTHING = "3:3:"
+"""A snapshot in which nothing has happened: no transaction of a user has a number below 3."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +55,8 @@ def parse_snapshot(text: str) -> Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """A snapshot that was written down. `id` rises; `seq` is a number below all that come later than the snapshot.
+    """A snapshot that was written down. `id` rises. Changes that it does not know have a higher number than `seq`, and
+    their transactions one above `xact`, unless they were running then.
 
     `era` changes when the data came into another cluster (a restore), where transactions are counted anew.
     """
@@ -58,10 +66,18 @@ class Tick:
     era: int
     snapshot: Snapshot
     text: str
+    xact: int
+
+    @property
+    def running(self) -> str:
+        """The transactions that were running, as PostgreSQL writes an array of them."""
+        snapshot = self.snapshot
+        return "{" + ",".join(map(str, (*snapshot.running, *range(snapshot.xmax, self.xact)))) + "}"
 
 
-def tick_of(id: int, seq: int, era: int, text: str) -> Tick:
-    return Tick(id, seq, era, parse_snapshot(text), text)
+def tick_of(id: int, seq: int, era: int, text: str, xact: str) -> Tick:
+    """From a row of the table."""
+    return Tick(id, seq, era, parse_snapshot(text), text, int(xact))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +115,8 @@ class Ticks:
         self._ticks: list[Tick] = list(ticks)
         self._ids: list[int] = [tick.id for tick in ticks]
 
-    @property
-    def first(self) -> Tick:
-        return self._ticks[0]
+    def __bool__(self) -> bool:
+        return bool(self._ticks)
 
     @property
     def newest(self) -> Tick:
@@ -129,6 +144,13 @@ class Ticks:
             return cursor
         return Cursor(here, backfill=cursor.backfill)
 
+    def bounds(self, cursor: Cursor) -> tuple[str, str, int]:
+        """What lies before a cursor that is settled: the snapshot of its tick, that of the window begun, and its place
+        in there."""
+        place = bisect_right(self._ids, cursor.tick) - 1
+        inside = self._ticks[place + 1].text if cursor.next else NOTHING
+        return self._ticks[place].text, inside, cursor.seq
+
     def window(self, cursor: Cursor, most: int) -> Window | None:
         """What to read next: up to so many ticks further that about `most` changes lie between. None at the end."""
         start = bisect_right(self._ids, cursor.tick) - 1
@@ -137,7 +159,12 @@ class Ticks:
         if end >= len(self._ticks):
             return None
         era, ids = self._ticks[end].era, self._ids
-        while not cursor.next and end + 1 < len(ids) and self._ticks[end + 1].era == era and self._ticks[end + 1].seq - base.seq <= most:
+        while (
+            not cursor.next
+            and end + 1 < len(ids)
+            and self._ticks[end + 1].era == era
+            and self._ticks[end + 1].seq - base.seq <= most
+        ):
             end += 1
         upto = self._ticks[end + 1].seq if end + 1 < len(ids) and self._ticks[end + 1].era == era else END
         return Window(base, tuple(self._ticks[start + 1 : end + 1]), upto, cursor.seq)
@@ -176,8 +203,3 @@ class Window:
 
 def _xmax(tick: Tick) -> int:
     return tick.snapshot.xmax
-
-
-def order_of(tick: int, rank: int) -> int:
-    """The order of a change: it rises along every reading of its partition."""
-    return (tick << RANKS) | rank

@@ -1,7 +1,7 @@
 """Who waits for what. Lives on the loop: no locks.
 
-Topics are the adapter's own (`queue/<name>`, `feed/<name>`). A waiter listens *before* it looks, so a commit between its look
-and its wait is never missed; a bell may ring for nothing.
+Topics are the adapter's own. A waiter listens *before* it looks, so a commit between its look and its wait is never
+missed; a bell may ring for nothing.
 """
 
 from __future__ import annotations

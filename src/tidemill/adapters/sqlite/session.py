@@ -22,6 +22,7 @@ from tidemill.ports import Clock
 
 T = TypeVar("T")
 
+
 @dataclass(frozen=True, slots=True)
 class OpenSource:
     """A feed as opened: its number in the file and the names of its partitions."""

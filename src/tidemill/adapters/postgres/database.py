@@ -1,0 +1,85 @@
+"""The database: one PostgreSQL server, used by any number of processes on any number of hosts."""
+
+from __future__ import annotations
+
+import asyncio
+import random as chance
+from collections.abc import Sequence
+from typing import Self
+
+from tidemill.adapters.postgres.address import Address, parse
+from tidemill.adapters.postgres.commit import check, commit_one, wakes
+from tidemill.adapters.postgres.documents import Documents
+from tidemill.adapters.postgres.feed import Feed
+from tidemill.adapters.postgres.letters import DeadLetters
+from tidemill.adapters.postgres.queue import Queue
+from tidemill.adapters.postgres.session import Session
+from tidemill.adapters.postgres.store import Store
+from tidemill.errors import ConfigurationError
+from tidemill.model import CollectionSpec, Commit, CommitResult, Limits, QueueSpec, Source
+from tidemill.ports import Clock
+
+PARTS = ("store", "feed", "queue", "documents", "dead_letters", "commit")
+ABILITIES = ("delay", "dedup", "priority", "order", "peek", "purge", "deletes", "before")
+
+
+class Postgres:
+    """`ports.Database` on a PostgreSQL server. `warnings` has one line for each thing the start should log."""
+
+    def __init__(self, address: Address, clock: Clock, *, random: chance.Random | None = None) -> None:
+        self._session = Session(address, clock, random)
+        self._queues: dict[str, Queue] = {}
+        self._feeds: dict[str, Feed] = {}
+        self.warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def from_url(cls, url: str, clock: Clock) -> Self:
+        """Raises `ConfigurationError` for a URL that does not fit."""
+        return cls(parse(url), clock)
+
+    @property
+    def features(self) -> frozenset[str]:
+        return frozenset(PARTS + ABILITIES)
+
+    @property
+    def limits(self) -> Limits:
+        return self._session.limits
+
+    async def open(self, sources: Sequence[Source], queues: Sequence[QueueSpec]) -> None:
+        await self._session.open(list(sources), list(queues))
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    def store(self) -> Store:
+        return Store(self._session)
+
+    def feed(self, source: Source) -> Feed:
+        if source.name not in self._feeds:
+            self._feeds[source.name] = Feed(self._session, source)
+        return self._feeds[source.name]
+
+    def queue(self, queue: QueueSpec) -> Queue:
+        if queue.name not in self._queues:
+            self._queues[queue.name] = Queue(self._session, queue)
+        return self._queues[queue.name]
+
+    def documents(self, source: Source) -> Documents:
+        if not isinstance(source, CollectionSpec):
+            raise ConfigurationError(f"{source.name}: an existing table has no documents; read {source.table} yourself")
+        return Documents(self._session, source)
+
+    def dead_letters(self) -> DeadLetters:
+        return DeadLetters(self._session)
+
+    def presence(self) -> None:
+        """A server cannot tell that a process on another host has ended."""
+        return
+
+    async def commit(self, commits: Sequence[Commit]) -> Sequence[CommitResult]:
+        for commit in commits:
+            check(self._session, commit)
+        results = await asyncio.gather(*(commit_one(self._session, commit) for commit in commits))
+        if wakes(commits):
+            self._session.watch.poke()
+        return results
