@@ -1,5 +1,5 @@
-"""The PostgreSQL queue, durable (fsync and synchronous_commit on), a no-op async handler per message; beside a raw loop,
-PgQueuer and Procrastinate on the same server.
+"""The PostgreSQL queue, durable (fsync and synchronous_commit on), a no-op async handler per message; beside a raw
+loop, PgQueuer and Procrastinate on the same server.
 
 Each is filled first and then drained, in turn, so that a noisy machine hits all alike. What is counted: messages in,
 handler runs, distinct ids; lost and doubled must be 0. Each run has a database of its own, made on the server whose
@@ -16,6 +16,7 @@ import statistics
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -228,7 +229,7 @@ async def _million(server: str, count: int) -> dict[str, float]:
             await asyncio.sleep(1.0)
             size, dead, indexes = await link.fetchrow(SIZES)
         await link.close()
-    rates = [tenth / (after - before) for before, after in zip(times, times[1:], strict=False)]
+    rates = [tenth / (after - before) for before, after in pairwise(times)]
     return {
         "first tenth/s": rates[0], "last tenth/s": rates[-1], "last / first (≥ 0.9)": rates[-1] / rates[0],
         "slowest tenth/s": min(rates), "MB full": float(full), "MB after": float(size), "dead rows after": float(dead),

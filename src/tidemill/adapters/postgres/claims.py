@@ -2,8 +2,8 @@
 
 Strictly by priority although delayed messages lie between: the claim walks the priorities downwards, each by one seek
 in the index, and takes what is due there. Rows leave `ready` by the same statement, but the dead stay until they are
-vacuumed away: the server does that once a minute, and not at all while somebody holds an old snapshot (a transaction that
-is idle, a dump). Each claim would walk over all that was claimed meanwhile.
+vacuumed away: the server does that once a minute, and not at all while somebody holds an old snapshot (an idle
+transaction, a dump). Each claim would walk over all that was claimed meanwhile.
 
 So after a whole look that found enough, the next ones begin where it ended: in each priority behind what was taken, in
 the others at its own time. What appears behind that (a message that was put back with its old due time, one whose
@@ -19,9 +19,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-import asyncpg
-
 from tidemill.adapters.postgres.ddl_queue import Tables
+from tidemill.adapters.postgres.link import Link, Row
 
 SHARE = 10.0
 RARELY = 30.0
@@ -100,9 +99,7 @@ class Claimer:
         if self._places and not self._places.keys() >= set(priorities):
             self._places = {}
 
-    async def take(
-        self, link: asyncpg.Connection, owner: str, nonce: str, limit: int, monotonic: Any
-    ) -> tuple[Sequence[asyncpg.Record], float]:
+    async def take(self, link: Link, owner: str, nonce: str, limit: int, monotonic: Any) -> tuple[Sequence[Row], float]:
         """The rows, as `Delivery` has its fields; and the seconds until there is more, if it is known."""
         began = monotonic()
         places = self._places
