@@ -3,14 +3,14 @@
 `ddl_queue` has the tables, `sending`, `claims` and `verdicts` the SQL. The claim we hand out is `seq.nonce`; it lives
 until it is settled or its owner is freed. All times are the server's: replicas never compare their clocks.
 
-Failure cases. A lost reply to `settle`: the claim is gone, and the handle remembers what it settled, so the same
-outcome is `Settled` again and any other is `Lost`. A commit whose reply was lost is not remembered: the repeated call
-finds `Lost` where the first took effect, which is the truth about the claim. A lost reply to `receive`: the claims
-stay with the owner until it is freed; a receive that was cancelled gives back what it took. A crash of the server
-right after `receive` may forget the claim, never a verdict.
+Failure cases. A settle that is repeated: the claim is gone, and the handle remembers what it settled, so the same
+outcome is `Settled` again and any other is `Lost`. One whose commit was lost with the connection is not remembered:
+the repeated call finds `Lost`, and nothing is done twice. A lost reply to `receive`: the claims stay with the owner
+until it is freed; a receive that was cancelled gives back what it took. A crash of the server right after `receive`
+may forget the claim, never a verdict.
 
-Waiting: `watch` rings for all queues when a message's number was drawn anywhere, or falsely, or (a commit of a user
-that took long) not at all. So a receive looks when it rang, when the next message is due, and once a second.
+Waiting: `watch` rings for all queues when a message's number was drawn anywhere, or falsely, or (a transaction of a
+user that took long) not at all. So a receive looks when it rang, when the next message is due, and once a second.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ __all__ = ["Queue", "apply", "insert", "message_statements", "outcome_statements
 NEWS = ("queue",)
 
 AGAIN, SELDOM = 0.002, 0.02
-"""Seconds between two looks while it rings (for another queue, perhaps) and nothing is found, at least and at most."""
+"""Seconds between two looks while it rings (for another queue, perhaps) and nothing is found: at first, at most."""
 
 
 class Queue:
@@ -74,6 +74,7 @@ class Queue:
         single = len({message.queue for message in messages}) == 1 and not any(message.dedup for message in messages)
         async with session.data.one() if single else session.data.transaction() as link:
             ids = await insert(link, session, messages)
+        self._claimer.sent(message.priority for message in messages)
         self._tell()
         if self._depth:
             later = sum(message.delay > 0 for message in messages)
@@ -206,11 +207,11 @@ class Queue:
 
 
 def deliveries_of(queue: str, rows: Sequence[Row], nonce: str) -> list[Delivery]:
-    headers_of = sending.parsed_headers
+    known = sending.parsed_headers
     return [
         Delivery(
-            queue, id, body, key, headers_of(headers) if headers else {}, priority, sent_at, attempt, deliveries,
-            reason, f"{seq}.{nonce}",
+            queue, id, body, key, known(headers) if headers else {}, priority, sent_at, attempt, deliveries, reason,
+            f"{seq}.{nonce}",
         )
         for seq, id, body, key, headers, priority, sent_at, attempt, deliveries, reason, _ in rows
     ]  # fmt: skip

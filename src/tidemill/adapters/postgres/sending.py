@@ -27,7 +27,7 @@ ONE = """
 SELECT {number} AS seq, $1::text AS id, $2::text AS key, $3::text AS dedup, $4::text AS headers, $5::bytea AS body,
     $6::bigint AS priority, $7::float8 AS delay
 """
-"""What is to be sent, from arrays or single values (each parameter once and in order: any driver can bind them)."""
+"""What is to be sent, from arrays or single values. Each parameter once and in order: any driver can bind them."""
 
 PLAIN = """
 WITH new AS MATERIALIZED ({new}),
