@@ -11,13 +11,12 @@ import asyncpg
 import psycopg
 import pytest
 from sqlalchemy import create_engine
-from tidemill.adapters.sql.statement import Statement
 
 from tests.adapters.postgres_queue_database import Queues
 from tidemill.adapters.postgres.queue import Queue, apply, insert, message_statements, outcome_statements
 from tidemill.engine.clock import SystemClock
 from tidemill.errors import ConfigurationError, TidemillError
-from tidemill.model import Dead, Delivery, Done, Later, Lost, Message, Outcome, QueueSpec, Settled
+from tidemill.model import Dead, Delivery, Done, Later, Lost, Message, Outcome, QueueSpec, Settled, Statement
 from tidemill.testing import conformance
 from tidemill.testing.conformance.bench import QUEUE
 from tidemill.testing.conformance.suite import message, settle_one, take, take_one
