@@ -25,7 +25,7 @@ from tidemill.model.messages import (
     Waiting,
 )
 from tidemill.model.records import Gone, Record, Stale, Swap, Swapped
-from tidemill.model.specs import CollectionSpec, Limits, QueueSpec, Source, TableSpec
+from tidemill.model.specs import CollectionSpec, Limits, QueueSpec, Source, StreamSpec, TableSpec
 
 __all__ = [
     "CollectionSpec",
@@ -71,6 +71,7 @@ __all__ = [
     "Stale",
     "Start",
     "Statement",
+    "StreamSpec",
     "Stored",
     "Swap",
     "Swapped",
