@@ -96,11 +96,13 @@ def pgqueuer(server: str, count: int, batch: int = 10) -> float:
 
 async def _pgqueuer(server: str, count: int, batch: int) -> float:
     from pgqueuer import PgQueuer
+    from pgqueuer.queries import Queries
     from pgqueuer.types import QueueExecutionMode
 
     async with database(server) as url, asyncpg.create_pool(url, min_size=2, max_size=8) as pool:
         peer = PgQueuer.from_asyncpg_pool(pool)
-        await peer.queries.install()
+        queries = Queries.from_asyncpg_pool(pool)
+        await queries.install()
         ran = 0
 
         @peer.entrypoint("jobs")
@@ -111,7 +113,7 @@ async def _pgqueuer(server: str, count: int, batch: int) -> float:
         for start in range(0, count, 5_000):
             size = min(5_000, count - start)
             bodies: list[bytes | None] = [body(start + n) for n in range(size)]
-            await peer.queries.enqueue(["jobs"] * size, bodies, [0] * size)
+            await queries.enqueue(["jobs"] * size, bodies, [0] * size)
         await _settle_down(url)
         began = time.perf_counter()
         await asyncio.wait_for(peer.run(batch_size=batch, mode=QueueExecutionMode.drain), 120)
@@ -141,7 +143,8 @@ async def _procrastinate(server: str, count: int, concurrency: int) -> float:
 
         async with peer.open_async():
             await peer.schema_manager.apply_schema_async()
-            await work.batch_defer_async(*({"n": n, "text": "x" * 80} for n in range(count)))
+            jobs: list[Any] = [{"n": n, "text": "x" * 80} for n in range(count)]
+            await work.batch_defer_async(*jobs)
             await _settle_down(url)
             began = time.perf_counter()
             await peer.run_worker_async(
@@ -219,7 +222,7 @@ async def _million(server: str, count: int) -> dict[str, float]:
         times = [time.perf_counter()]
         made.engine.begin()
         for n in range(1, 11):
-            await made.until(lambda n=n: counted.runs >= n * tenth, 600)  # type: ignore[misc]
+            await made.until(lambda n=n: counted.runs >= n * tenth, 600)
             times.append(time.perf_counter())
         lost, doubled = await counted.left(made, count)
         size, dead, indexes = await link.fetchrow(SIZES)

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 from tidemill.adapters.postgres.ddl_queue import Tables, tables
 from tidemill.adapters.postgres.link import Link
 from tidemill.adapters.postgres.names import Names, literal
+from tidemill.adapters.postgres.sending import until
 from tidemill.adapters.postgres.session import Session
 from tidemill.adapters.sql.statement import Statement
 from tidemill.errors import ConfigurationError
@@ -147,7 +148,7 @@ async def give(link: Link, session: Session, queue: str, what: str, outcomes: Se
     args: list[list[Any]] = [[claim[0] for claim, _ in named], [claim[1] for claim, _ in named]]
     if what == "later":
         verdicts = [outcome.verdict for _, outcome in named if isinstance(outcome.verdict, Later)]
-        args += [[float(v.delay) for v in verdicts], [clean(v.reason) for v in verdicts],
+        args += [[until(v.delay) for v in verdicts], [clean(v.reason) for v in verdicts],
                  [int(v.attempt) for v in verdicts]]  # fmt: skip
     elif what == "dead":
         args += [[clean(outcome.verdict.reason) for _, outcome in named if isinstance(outcome.verdict, Dead)],
