@@ -29,6 +29,7 @@ from tidemill.adapters.postgres.database import Postgres
 from tidemill.app.app import App
 from tidemill.engine.clock import SystemClock
 from tidemill.model import Message
+from tidemill.run import tune
 
 BATCH = 500
 
@@ -58,31 +59,47 @@ async def _settle_down(url: str) -> None:
 
 
 def raw(server: str, count: int) -> float:
-    """Messages a second of a bare loop: claim 500 by UPDATE … RETURNING, delete 500, each in its own commit."""
+    """Messages a second of a bare loop: claim 500 by UPDATE … RETURNING, delete 500, each in its own commit. The rows
+    have the fields and the order that a queue needs (with an id and a body alone it is 1.7 times as fast)."""
     return asyncio.run(_raw(server, count))
+
+
+RAW = """
+CREATE TABLE job (
+    seq bigserial PRIMARY KEY, id text COLLATE "C" NOT NULL UNIQUE, priority bigint NOT NULL DEFAULT 0,
+    due timestamptz NOT NULL DEFAULT clock_timestamp(), sent_at float8 NOT NULL DEFAULT 0, key text, dedup text,
+    attempt int NOT NULL DEFAULT 0, deliveries int NOT NULL DEFAULT 0, reason text NOT NULL DEFAULT '',
+    headers text NOT NULL DEFAULT '', body bytea NOT NULL, owner text, nonce text);
+CREATE INDEX ready ON job (priority DESC, due, seq) WHERE owner IS NULL;
+CREATE INDEX held ON job (owner) WHERE owner IS NOT NULL;
+"""
+
+CLAIM = """
+UPDATE job SET owner = 'me', nonce = 'n', deliveries = deliveries + 1 WHERE seq = ANY (ARRAY(
+    SELECT seq FROM job WHERE owner IS NULL AND due <= statement_timestamp() ORDER BY priority DESC, due, seq
+    LIMIT 500 FOR UPDATE SKIP LOCKED))
+RETURNING seq, id, body, key, headers, priority, sent_at, attempt, deliveries, reason
+"""
 
 
 async def _raw(server: str, count: int) -> float:
     async with database(server) as url:
         link = await asyncpg.connect(url)
-        await link.execute(
-            "CREATE TABLE job (id bigserial PRIMARY KEY, claim text, body bytea NOT NULL);"
-            "CREATE INDEX ready ON job (id) WHERE claim IS NULL"
-        )
+        await link.execute(RAW)
         for start in range(0, count, BATCH):
-            bodies = [body(n) for n in range(start, start + BATCH)]
-            await link.execute("INSERT INTO job (body) SELECT * FROM unnest($1::bytea[])", bodies)
+            numbers = range(start, start + BATCH)
+            await link.execute(
+                "INSERT INTO job (id, body) SELECT * FROM unnest($1::text[], $2::bytea[])",
+                [f"{n}" for n in numbers],
+                [body(n) for n in numbers],
+            )
         await _settle_down(url)
         done = 0
         began = time.perf_counter()
         while done < count:
-            rows = await link.fetch(
-                "UPDATE job SET claim = 'me' WHERE id = ANY (ARRAY("
-                " SELECT id FROM job WHERE claim IS NULL ORDER BY id LIMIT 500 FOR UPDATE SKIP LOCKED))"
-                " RETURNING id, body"
-            )
-            ids = [row[0] for row in rows]
-            await link.execute("DELETE FROM job WHERE id = ANY ($1::bigint[]) AND claim = 'me'", ids)
+            rows = await link.fetch(CLAIM)
+            seqs = [row[0] for row in rows]
+            await link.execute("DELETE FROM job WHERE seq = ANY ($1::bigint[]) AND nonce = 'n'", seqs)
             done += len(rows)
         seconds = time.perf_counter() - began
         await link.close()
@@ -247,6 +264,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--million", action="store_true")
     asked = parser.parse_args()
+    tune()
     if asked.million:
         for name, value in million(asked.server).items():
             print(f"{name:24} {value:12,.2f}")

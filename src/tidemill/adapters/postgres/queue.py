@@ -113,7 +113,7 @@ class Queue:
         """Claims live as long as their owner: nothing is written."""
         named = [claim for delivery in deliveries if (claim := verdicts.parsed(delivery.claim))]
         args = [seq for seq, _ in named], [nonce for _, nonce in named]
-        held = {row[0] for row in await self._session.data.fetch(self._sql["held"], *args)} if named else ()
+        held = ((await self._session.data.value(self._sql["held"], *args) if named else "") or "").split()
         return [float("inf") if delivery.claim in held else Lost() for delivery in deliveries]
 
     async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[Settled | Lost]:
@@ -213,5 +213,5 @@ def deliveries_of(queue: str, rows: Sequence[Row], nonce: str) -> list[Delivery]
             queue, id, body, key, known(headers) if headers else {}, priority, sent_at, attempt, deliveries, reason,
             f"{seq}.{nonce}",
         )
-        for seq, id, body, key, headers, priority, sent_at, attempt, deliveries, reason, _ in rows
+        for seq, id, body, key, headers, priority, sent_at, attempt, deliveries, reason in rows
     ]  # fmt: skip
