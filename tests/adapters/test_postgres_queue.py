@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from sqlalchemy import create_engine
 
+from tests.servers.pgbouncer import PgBouncer
 from tidemill.adapters.postgres.database import Postgres
 from tidemill.adapters.postgres.queue import Queue, apply, insert, message_statements, outcome_statements
 from tidemill.adapters.sql.statement import Statement
@@ -31,6 +32,17 @@ class TestPostgresQueue(conformance.QueueConformance, conformance.DeadLettersCon
     async def bench(self, postgres_url: str) -> AsyncIterator[conformance.Bench]:
         clock = SystemClock()
         one, two = (Postgres.from_url(postgres_url, clock) for _ in range(2))
+        async with conformance.opened(one, clock, peer=two) as bench:
+            yield bench
+
+
+class TestThroughPgBouncer(conformance.QueueConformance, conformance.DeadLettersConformance):
+    """In transaction mode: nothing is kept in a connection, and nobody hears notices."""
+
+    @pytest.fixture
+    async def bench(self, postgres_url: str, pgbouncer: PgBouncer) -> AsyncIterator[conformance.Bench]:
+        clock, url = SystemClock(), f"{pgbouncer.url(postgres_url.rpartition('/')[2])}?pooler=transaction"
+        one, two = (Postgres.from_url(url, clock) for _ in range(2))
         async with conformance.opened(one, clock, peer=two) as bench:
             yield bench
 

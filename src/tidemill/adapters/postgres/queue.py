@@ -90,6 +90,7 @@ class Queue:
         pause = AGAIN
         if self._rang is None:
             self._rang = self._heard.enter_context(bell.listen(NEWS[0]))
+            self._session.watch.poke(tell=False)  # it sleeps while nobody listens
         with bell.listen(NEWS[0]) as event:
             look = wait <= 0 or self._rang.is_set() or clock.monotonic() >= self._quiet
             while True:
