@@ -176,16 +176,16 @@ async def _procrastinate(server: str, count: int, concurrency: int) -> float:
 class Counted:
     """An app whose handler counts, and its queue on a server."""
 
-    def __init__(self) -> None:
+    def __init__(self, count: int) -> None:
         self.app = App("bench")
         self.queue = self.app.queue("jobs", dict)
         self.runs = 0
-        self.seen: set[int] = set()
+        self.seen = bytearray(count)  # a set of a million numbers is itself felt
         self.app.on_message(self.queue, concurrency=10)(self.work)
 
     async def work(self, job: dict) -> None:  # type: ignore[type-arg]
         self.runs += 1
-        self.seen.add(job["n"])
+        self.seen[job["n"]] = 1
 
     async def fill(self, made: Rig, count: int) -> None:
         port = made.places.queue("jobs")
@@ -198,7 +198,7 @@ class Counted:
         await made.until(lambda: made.engine.settled)
         await asyncio.sleep(1.1)  # a count may be that old
         depth = await made.places.queue("jobs").depth()
-        return count - len(self.seen) + depth.ready + depth.claimed, self.runs - len(self.seen)
+        return count - sum(self.seen) + depth.ready + depth.claimed, self.runs - sum(self.seen)
 
 
 def tidemill(server: str, count: int, *, inline: bool = False) -> tuple[float, int, int]:
@@ -207,7 +207,7 @@ def tidemill(server: str, count: int, *, inline: bool = False) -> tuple[float, i
 
 
 async def _tidemill(server: str, count: int, inline: bool) -> tuple[float, int, int]:
-    counted = Counted()
+    counted = Counted(count)
     async with database(server) as url, rig(counted.app, Postgres.from_url(url, SystemClock()), inline=inline) as made:
         await counted.fill(made, count)
         await _settle_down(url)
@@ -230,7 +230,7 @@ WHERE relname IN ('message_jobs', 'ready_jobs', 'claim_jobs')
 
 
 async def _million(server: str, count: int) -> dict[str, float]:
-    counted, tenth = Counted(), count // 10
+    counted, tenth = Counted(count), count // 10
     async with database(server) as url, rig(counted.app, Postgres.from_url(url, SystemClock())) as made:
         await counted.fill(made, count)
         await _settle_down(url)
@@ -251,8 +251,9 @@ async def _million(server: str, count: int) -> dict[str, float]:
         await link.close()
     rates = [tenth / (after - before) for before, after in pairwise(times)]
     return {
-        "first tenth/s": rates[0], "last tenth/s": rates[-1], "last / first (≥ 0.9)": rates[-1] / rates[0],
-        "slowest tenth/s": min(rates), "MB full": float(full), "MB after": float(size), "dead rows after": float(dead),
+        "last / first (≥ 0.9)": rates[-1] / rates[0],
+        **{f"tenth {n}/s": rate for n, rate in enumerate(rates, 1)},
+        "MB full": float(full), "MB after": float(size), "dead rows after": float(dead),
         "MB of indexes after (free pages)": float(indexes),
         "lost and doubled": lost + doubled,
     }  # fmt: skip

@@ -8,8 +8,8 @@ transaction, a dump). Each claim would walk over all that was claimed meanwhile.
 So after a whole look that found enough, the next ones begin where it ended: in each priority behind what was taken, in
 the others at its own time. What appears behind that (a message that was put back with its old due time, one whose
 transaction took long, a priority that was not there) is found by the next whole look: that is made when a look from
-there does not find enough, when this process put something back, and after ten times what the last one took, so no more
-than a tenth of the time goes into the walk.
+there does not find enough, when this process put something back, and after twenty times what the last one took, so no
+more than a twentieth of the time goes into the walk.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from tidemill.adapters.postgres.ddl_queue import Tables
 from tidemill.adapters.postgres.link import Link, Row
 
-SHARE = 10.0
+SHARE = 20.0
 RARELY = 30.0
 """So many times what a whole look took, and at most so many seconds, until the next."""
 
