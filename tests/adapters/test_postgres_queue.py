@@ -15,10 +15,9 @@ from sqlalchemy import create_engine
 from tests.servers.pgbouncer import PgBouncer
 from tidemill.adapters.postgres.database import Postgres
 from tidemill.adapters.postgres.queue import Queue, apply, insert, message_statements, outcome_statements
-from tidemill.adapters.sql.statement import Statement
 from tidemill.engine.clock import SystemClock
 from tidemill.errors import ConfigurationError, TidemillError
-from tidemill.model import Dead, Delivery, Done, Later, Lost, Message, Outcome, QueueSpec, Settled
+from tidemill.model import Dead, Delivery, Done, Later, Lost, Message, Outcome, QueueSpec, Settled, Statement
 from tidemill.testing import conformance
 from tidemill.testing.conformance.bench import QUEUE
 from tidemill.testing.conformance.dead_letters import letter

@@ -15,8 +15,7 @@ from tidemill.adapters.postgres.ddl_queue import Tables, tables
 from tidemill.adapters.postgres.link import Link
 from tidemill.adapters.postgres.names import Names, literal
 from tidemill.adapters.postgres.session import Session
-from tidemill.adapters.sql.statement import Statement
-from tidemill.model import Message
+from tidemill.model import Message, Statement
 
 NOW = "extract(epoch FROM statement_timestamp())::float8"
 

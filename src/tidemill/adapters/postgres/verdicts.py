@@ -16,9 +16,8 @@ from tidemill.adapters.postgres.link import Link
 from tidemill.adapters.postgres.names import Names, literal
 from tidemill.adapters.postgres.sending import until
 from tidemill.adapters.postgres.session import Session
-from tidemill.adapters.sql.statement import Statement
 from tidemill.errors import ConfigurationError
-from tidemill.model import Dead, Done, Later, Outcome
+from tidemill.model import Dead, Done, Later, Outcome, Statement
 
 Claim: TypeAlias = tuple[int, str]
 
