@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -35,9 +34,7 @@ def print_sql(target: str | None, options: Mapping[str, object], role: str | Non
 
 def apply(target: str | None, options: Mapping[str, object], role: str | None, *, as_json: bool) -> int:
     """Make what is missing, and tell each item."""
-    found = _each(
-        _homes(target, options), lambda home: home.database.schema_apply(home.sources, home.queues, role)
-    )
+    found = _each(_homes(target, options), lambda home: home.database.schema_apply(home.sources, home.queues, role))
     return _tell([piece for pieces in found for piece in pieces], ("item", "", "then"), as_json=as_json)
 
 

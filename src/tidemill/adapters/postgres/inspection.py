@@ -23,6 +23,12 @@ SELECT current_setting('server_version_num')::int, pg_is_in_recovery(), current_
     nullif((SELECT datconnlimit FROM pg_database WHERE datname = current_database()), -1)
 """
 
+CLOSED = """
+SELECT NOT has_schema_privilege(n.oid, 'USAGE') OR coalesce(NOT has_table_privilege(c.oid, 'SELECT'), false)
+FROM pg_namespace n LEFT JOIN pg_class c ON relnamespace = n.oid AND relname = 'made'
+WHERE n.oid = to_regnamespace($1)
+"""
+
 OURS = """
 SELECT tgrelid::regclass::text, tgname::text, tgenabled <> 'D' FROM pg_trigger JOIN pg_proc f ON f.oid = tgfoid
 WHERE f.pronamespace = to_regnamespace($1) AND NOT tgisinternal AND starts_with(tgname, $2)
@@ -42,18 +48,25 @@ async def look(
     link: Link, address: Address, names: Names, sources: Sequence[Source], queues: Sequence[QueueSpec]
 ) -> AsyncIterator[Piece]:
     """Everything a start needs, one line each."""
-    version, standby, user, slots, *limits = await link.fetchrow(SERVER)
+    row = await link.fetchrow(SERVER)
+    assert row is not None
+    version, standby, user, slots, *limits = row
     yield _version(version)
     if version < schema.OLDEST:
         return
     if standby:
         yield Piece("server", "problem", "a read-only standby; name the primary, or add target_session_attrs=primary")
+    wanted = schema.items(names, sources, queues)
+    lacking = await rights.lacking(link, names, schema.statements(wanted), sources)
+    if lacking:
+        yield _rights(user, lacking)
+    if await link.fetchval(CLOSED, names.schema):
+        return  # nothing in it can be looked at
     try:
         made = await schema.made_items(link, names)
     except ConfigurationError as error:
         yield Piece("format", "problem", str(error))
         return
-    wanted = schema.items(names, sources, queues)
     for item in wanted:
         yield _item(item, made.get(item.name))
     if not made and await link.fetchval("SELECT to_regnamespace($1) IS NOT NULL", names.schema):
@@ -64,8 +77,8 @@ async def look(
     for source in sources:
         for piece in await _source(link, names, source, made_before="base" in made):
             yield piece
-    lacking = await rights.lacking(link, names, schema.statements(wanted), sources) if made else []
-    yield _rights(user, lacking) if made else Piece("rights", "ok", "not known before the schema is made")
+    if not lacking:
+        yield Piece("rights", "ok", f"{user} may do all that a worker does" if made else "seen once the schema is made")
     yield _connections(address, min([slots, *(limit for limit in limits if limit is not None)]))
     for name, why in RISKS.items():
         if await link.fetchval("SELECT current_setting($1)", name) == "off":
@@ -91,14 +104,18 @@ async def _source(link: Link, names: Names, source: Source, *, made_before: bool
     if made_before:
         stored = await link.fetchval(f"SELECT partitions FROM {names.schema}.source WHERE name = $1", source.name)
         if stored not in (None, source.partitions):
-            told = f"declared with partitions={source.partitions}, but its feed was made with {stored}: declare {stored}"
+            told = (
+                f"declared with partitions={source.partitions}, but its feed was made with {stored}: declare {stored}"
+            )
             found.append(Piece(source.name, "problem", told))
     if isinstance(source, TableSpec):
         try:
             members = await capture.check(link, source)
         except ConfigurationError as error:
             return [*found, Piece(f"table {source.table}", "problem", str(error))]
-        there = {(row[0], row[1]): row[2] for row in await link.fetch(OURS, names.schema, capture.trigger_prefix(source))}
+        there = {
+            (row[0], row[1]): row[2] for row in await link.fetch(OURS, names.schema, capture.trigger_prefix(source))
+        }
         found += _triggers(names, source, members, there)
     return found
 
@@ -122,10 +139,10 @@ def _triggers(
 
 
 def _rights(user: str, lacking: Sequence[str]) -> Piece:
-    if not lacking:
-        return Piece("rights", "ok", f"{user} may do all that a worker does")
     more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
-    told = f"{user} has not {', '.join(lacking[:3])}{more}: tidemill schema apply --role NAME, then GRANT NAME TO {user}"
+    told = (
+        f"{user} has not {', '.join(lacking[:3])}{more}: tidemill schema apply --role NAME, then GRANT NAME TO {user}"
+    )
     return Piece("rights", "problem", told)
 
 

@@ -119,9 +119,7 @@ def _bare(part: str) -> str:
     return part[1:-1].replace('""', '"') if part.startswith('"') else part
 
 
-async def _counts(
-    link: Link, names: Names, sources: Sequence[Source], queues: Sequence[QueueSpec]
-) -> dict[str, int]:
+async def _counts(link: Link, names: Names, sources: Sequence[Source], queues: Sequence[QueueSpec]) -> dict[str, int]:
     tables = {
         "documents": [names.documents(source.name) for source in sources if isinstance(source, CollectionSpec)],
         "changes": [names.log(source.name) for source in sources],

@@ -54,15 +54,15 @@ def captured(spec: TableSpec) -> dict[str, str]:
 
 
 def grants(names: Names, statements: Sequence[str], sources: Sequence[Source], role: str) -> list[str]:
-    """The statements that give a role what a worker needs. The role is there already."""
-    found = [
+    """The statements that give a role, which is there already, what a worker needs in our schema."""
+    return [
         f"GRANT {right} ON {kind} {name} TO {quoted(role)}"
         for (kind, name), right in rights(names, statements, sources).items()
     ]
-    return found + [sql for source in sources if isinstance(source, TableSpec) for sql in table_grants(source, role)]
 
 
 def table_grants(spec: TableSpec, role: str) -> list[str]:
+    """Those for a table that is captured."""
     on = f"GRANT USAGE ON SCHEMA %s TO {quoted(role)}".replace("%", "%%").replace("%%s", "%s", 1)
     schema = (
         f"DO $tidemill$ BEGIN EXECUTE format({literal(on)}, (SELECT relnamespace::regnamespace FROM pg_class"
@@ -99,6 +99,9 @@ async def grant(link: Link, names: Names, statements: Sequence[str], sources: Se
             await link.execute(role_sql(role))
         for statement in grants(names, statements, sources, role):
             await link.execute(statement)
+        for source in sources:
+            for statement in table_grants(source, role) if isinstance(source, TableSpec) else []:
+                await link.execute(statement)
     except asyncpg.InsufficientPrivilegeError as error:
         raise ConfigurationError(
             f"--role {role}: {error}; run it as the owner of the schema and of captured tables, or let an administrator"
@@ -128,5 +131,9 @@ async def lacking(link: Link, names: Names, statements: Sequence[str], sources: 
     for source in sources:
         if isinstance(source, TableSpec):
             wanted += [("TABLE", source.table, "SELECT"), ("COLUMN", source.table, "UPDATE")]
-    rows = await link.fetch(LACKING, *(list(column) for column in zip(*wanted, strict=True)))
+    try:
+        async with link.transaction():
+            rows = await link.fetch(LACKING, *(list(column) for column in zip(*wanted, strict=True)))
+    except asyncpg.InsufficientPrivilegeError as error:  # not even names in a schema can be looked up
+        return [f"USAGE on {str(error).removeprefix('permission denied for ')}"]
     return [f"{word} on {'schema ' if what == 'SCHEMA' else ''}{name}" for what, name, word in rows]

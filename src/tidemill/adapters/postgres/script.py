@@ -58,7 +58,7 @@ def _one_line(text: str) -> str:
 
 def _rights(names: Names, wanted: Sequence[schema.Item], sources: Sequence[Source], role: str) -> Iterator[str]:
     yield from _part(f"The role of workers; give it to their login: GRANT {quoted(role)} TO …", [rights.role_sql(role)])
-    yield from _part("What it may do here", rights.grants(names, schema.statements(wanted), [], role))
+    yield from _part("What it may do here", rights.grants(names, schema.statements(wanted), sources, role))
     for source in sources:
         if isinstance(source, TableSpec):
             title = (
@@ -102,18 +102,22 @@ def _registered(names: Names, spec: TableSpec) -> str:
 def triggers(names: Names, spec: TableSpec) -> str:
     """The triggers of the table and of all members that it has when this is run."""
     prefix = capture.trigger_prefix(spec)
-    drop = "".join(f"        {_execute(f'DROP TRIGGER IF EXISTS {quoted(prefix + what)} ON {MEMBER}')}" for what in WHATS)
+    drop = "".join(
+        f"        {_execute(f'DROP TRIGGER IF EXISTS {quoted(prefix + what)} ON {MEMBER}')}" for what in WHATS
+    )
     plain, split = (capture.triggers(names, spec, MEMBER, "r", plain=one).values() for one in (True, False))
-    truncate = f"        IF member.kind <> 'p' THEN\n    {{}}        END IF;\n"
+    truncate = "        IF member.kind <> 'p' THEN\n    {}        END IF;\n"
 
     def create(found: Sequence[str]) -> str:
         lines = [f"        {_execute(sql)}" for sql in found]
         return "".join(truncate.format(line) if "TRUNCATE ON" in line else line for line in lines)
 
     missing = _raise(f"{spec.name}: there is no table {spec.table}; make it first")
-    members = _one_line(capture.MEMBERS.replace("$1", literal(spec.table))).replace(
-        "c.relkind::text", "c.relkind::text AS kind"
-    ).replace("m.oid::regclass::text,", "m.oid::regclass::text AS name,")
+    members = (
+        _one_line(capture.MEMBERS.replace("$1", literal(spec.table)))
+        .replace("c.relkind::text", "c.relkind::text AS kind")
+        .replace("m.oid::regclass::text,", "m.oid::regclass::text AS name,")
+    )
     return (
         "DO $tidemill$\nDECLARE\n    member record;\n    many int;\nBEGIN\n"
         f"    IF to_regclass({literal(spec.table)}) IS NULL THEN\n        {missing}\n    END IF;\n"

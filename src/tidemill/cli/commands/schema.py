@@ -8,9 +8,7 @@ import typer
 
 from tidemill.cli.options import PLAIN, DatabaseUrl, Json, StoreUrl, Target, Yes, examples
 
-Role = Annotated[
-    str | None, typer.Option("--role", help="The role that workers are members of.", show_default=False)
-]
+Role = Annotated[str | None, typer.Option("--role", help="The role that workers are members of.", show_default=False)]
 
 
 def add(app: typer.Typer) -> None:
