@@ -1,5 +1,6 @@
 # Tidemill's commands. What must be there: make, a POSIX shell and Python 3.11 or newer.
-# Everything is installed into .venv in this folder; nothing outside it changes. `rm -rf .venv` undoes it.
+# Everything is installed into .venv in this folder; nothing outside it changes, with one exception: where root runs the
+# tests on Debian or Ubuntu, the servers that are missing come as packages of the system. `rm -rf .venv` undoes the rest.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -9,6 +10,7 @@ PYTHON  ?=
 UPGRADE ?= --upgrade
 JOBS    ?= 2
 ARGS    ?=
+SERVERS ?= install
 
 PY := .venv/bin/python
 
@@ -36,6 +38,7 @@ help: ## This list
 	@echo 'Tidemill. On a fresh machine with Python 3.11+ and make, each of these sets up what it needs first:'
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
 	@echo 'PYTHON=… chooses the interpreter, JOBS=… the processes of the tests, ARGS=… is handed on.'
+	@echo 'SERVERS=found installs no server: the tests use those that are here.'
 
 .venv/.stamp: requirements/dev.txt pyproject.toml
 	@$(call find_python,sys.version_info >= (3$(comma) 11)); \
@@ -67,28 +70,32 @@ demo: .venv/.stamp ## The example system Avalon: API, documents, feeder, queue, 
 	@$(PY) -m examples.avalon.demo $(ARGS)
 
 .PHONY: test
-test: .venv/.stamp ## The tests, without the slow, chaos and soak ones
+test: servers-up ## The tests, without the slow, chaos and soak ones
 	@$(PY) -m pytest -n $(JOBS) $(ARGS) tests; code=$$?; $(MAKE) servers; exit $$code
 
 .PHONY: test-all
-test-all: .venv/.stamp ## All tests, one after the other: slow, chaos, soak, and the examples in README and docs
+test-all: servers-up ## All tests, one after the other: slow, chaos, soak, and the examples in README and docs
 	@$(PY) -m pytest -m '' $(ARGS) tests $(wildcard README.md docs); code=$$?; $(MAKE) servers; exit $$code
 
 .PHONY: chaos
-chaos: .venv/.stamp ## Only the tests that kill, stop and block real processes
+chaos: servers-up ## Only the tests that kill, stop and block real processes
 	@$(PY) -m pytest -m chaos $(ARGS) tests
 
 .PHONY: soak
-soak: .venv/.stamp ## Only the long runs
+soak: servers-up ## Only the long runs
 	@$(PY) -m pytest -m soak $(ARGS) tests
 
-# A backend that needs a server adds its line here: which server was missing, and which tests were skipped for it.
+# The tests start servers themselves; here only what they start is installed, once, if it is not there.
+.PHONY: servers-up
+servers-up: .venv/.stamp
+	@$(PY) -m scripts.servers $(SERVERS)
+
 .PHONY: servers
-servers:
-	@echo 'Servers: memory and SQLite need none; nothing was skipped for want of one.'
+servers: .venv/.stamp
+	@$(PY) -m scripts.servers
 
 .PHONY: bench
-bench: .venv/.stamp ## Measure (ARGS chooses what)
+bench: servers-up ## Measure (ARGS chooses what)
 	@$(PY) -m bench $(ARGS)
 
 .PHONY: lint
@@ -114,7 +121,7 @@ pins: ## Refresh requirements/*.txt (Python 3.11; UPGRADE= keeps what is pinned)
 	echo 'Installing into .venv/pins: the tool of requirements/pins.txt'; \
 	"$$found" -m venv --clear .venv/pins
 	@$(call pip_install,.venv/pins/bin/python,--require-hashes -r requirements/pins.txt)
-	@for list in pins dev site; do \
+	@for list in pins dev site servers; do \
 	    echo "Writing requirements/$$list.txt"; \
 	    CUSTOM_COMPILE_COMMAND='make pins' .venv/pins/bin/python -m piptools compile -q $(UPGRADE) --strip-extras \
 	        --allow-unsafe --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \

@@ -1,5 +1,5 @@
-"""The PostgreSQL queue, durable (fsync and synchronous_commit on), a no-op async handler per message; beside a raw loop,
-PgQueuer and Procrastinate on the same server.
+"""The PostgreSQL queue, durable (fsync and synchronous_commit on), a no-op async handler per message; beside a raw
+loop, PgQueuer and Procrastinate on the same server.
 
 Each is filled first and then drained, in turn, so that a noisy machine hits all alike. What is counted: messages in,
 handler runs, distinct ids; lost and doubled must be 0. Each run has a database of its own, made on the server whose
@@ -16,6 +16,7 @@ import statistics
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -203,7 +204,7 @@ def million(server: str, count: int = 1_000_000) -> dict[str, float]:
 
 
 SIZES = """
-SELECT sum(pg_total_relation_size(relid)) / 1e6, sum(n_dead_tup) FROM pg_stat_user_tables
+SELECT sum(pg_table_size(relid)) / 1e6, sum(n_dead_tup), sum(pg_indexes_size(relid)) / 1e6 FROM pg_stat_user_tables
 WHERE relname IN ('message_jobs', 'ready_jobs', 'claim_jobs')
 """
 
@@ -221,17 +222,18 @@ async def _million(server: str, count: int) -> dict[str, float]:
             await made.until(lambda n=n: counted.runs >= n * tenth, 600)  # type: ignore[misc]
             times.append(time.perf_counter())
         lost, doubled = await counted.left(made, count)
-        size, dead = await link.fetchrow(SIZES)
+        size, dead, indexes = await link.fetchrow(SIZES)
         for _ in range(75):  # the server looks for dead rows once a minute
             if dead < 100_000 and size < full / 10:
                 break
             await asyncio.sleep(1.0)
-            size, dead = await link.fetchrow(SIZES)
+            size, dead, indexes = await link.fetchrow(SIZES)
         await link.close()
-    rates = [tenth / (after - before) for before, after in zip(times, times[1:], strict=False)]
+    rates = [tenth / (after - before) for before, after in pairwise(times)]
     return {
         "first tenth/s": rates[0], "last tenth/s": rates[-1], "last / first (≥ 0.9)": rates[-1] / rates[0],
         "slowest tenth/s": min(rates), "MB full": float(full), "MB after": float(size), "dead rows after": float(dead),
+        "MB of indexes after (free pages)": float(indexes),
         "lost and doubled": lost + doubled,
     }  # fmt: skip
 

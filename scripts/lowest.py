@@ -1,6 +1,6 @@
 """Print each direct requirement of these extras at its lowest allowed version, as constraints for pip.
 
-python scripts/lowest.py api cli > lowest.txt && pip install -c lowest.txt 'tidemill[api,cli]'
+python scripts/lowest.py api cli postgres > lowest.txt && pip install -c lowest.txt 'tidemill[api,cli,postgres]'
 """
 
 from __future__ import annotations

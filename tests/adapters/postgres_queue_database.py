@@ -20,7 +20,7 @@ class Queues:
 
     @property
     def features(self) -> frozenset[str]:
-        return frozenset("queue dead_letters delay dedup priority order peek purge".split())
+        return frozenset(["queue", "dead_letters", "delay", "dedup", "priority", "order", "peek", "purge"])
 
     @property
     def limits(self) -> Limits:

@@ -10,7 +10,7 @@ from typing import Final, Literal, Self, TypeAlias
 from tests.servers import process
 from tests.servers.postgres import Postgres
 
-MISSING: Final = "PgBouncer is not here: no pgbouncer on PATH or in /usr/sbin"
+MISSING: Final = "no PgBouncer on PATH or in /usr/sbin"
 
 PoolMode: TypeAlias = Literal["session", "transaction", "statement"]
 

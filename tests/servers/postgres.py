@@ -14,7 +14,7 @@ import psutil
 
 from tests.servers import process
 
-MISSING: Final = "PostgreSQL is not here: no /usr/lib/postgresql, no pg_config, no pgserver"
+MISSING: Final = "no PostgreSQL that runs: none in /usr/lib/postgresql, none by pg_config, no package pgserver"
 
 Mode: TypeAlias = Literal["smart", "fast", "immediate"]
 Setting: TypeAlias = str | int | bool
@@ -33,7 +33,15 @@ def find() -> Path | None:
         places.append(Path(said.stdout.strip()))
     if (package := importlib.util.find_spec("pgserver")) is not None and package.origin is not None:
         places.append(Path(package.origin).parent / "pginstall" / "bin")
-    return next((place for place in places if (place / "initdb").exists() and (place / "postgres").exists()), None)
+    return next((place for place in places if _runs(place)), None)
+
+
+def _runs(place: Path) -> bool:
+    """Also for the account that it would run as, to whom the folder may be closed."""
+    if not ((place / "initdb").exists() and (place / "psql").exists() and (place / "postgres").exists()):
+        return False
+    line = process.command([place / "initdb", "--version"])  # it looks for its libraries there, too
+    return subprocess.run(line, cwd="/", capture_output=True, check=False).returncode == 0
 
 
 @cache
@@ -67,7 +75,18 @@ class Postgres:
             raise FileNotFoundError(MISSING)
         process.own(folder)
         server = cls(bin, folder, process.free_port())
-        make = [bin / "initdb", "-D", server._data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8"]
+        make: list[str | Path] = [
+            bin / "initdb",
+            "-D",
+            server._data,
+            "-U",
+            "postgres",
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+            "--locale=C.UTF-8",
+        ]
         said = subprocess.run(
             process.command([*make, "--no-sync"]), env=process.environment(), cwd="/", capture_output=True, check=False
         )
@@ -128,7 +147,16 @@ class Postgres:
 
     def psql(self, sql: str, database: str = "postgres") -> str:
         """What psql prints: a line for each row, `|` between its columns. Each statement commits by itself."""
-        line = [self.bin / "psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", self.url(database), "-f", "-"]
+        line: list[str | Path] = [
+            self.bin / "psql",
+            "-XAtq",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-d",
+            self.url(database),
+            "-f",
+            "-",
+        ]
         said = subprocess.run(line, input=sql, env=process.environment(), capture_output=True, text=True, check=False)
         if said.returncode != 0:
             raise RuntimeError(f"{sql}\n{said.stderr}")

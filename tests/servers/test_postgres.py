@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import asyncpg
@@ -56,7 +56,13 @@ def test_databases_are_separate(own: Postgres) -> None:
 def test_data_outlive_restart_crash_and_kill(own: Postgres) -> None:
     own.create("kept")
     own.psql("CREATE TABLE kept (how text); INSERT INTO kept VALUES ('committed')", "kept")
-    for end in (own.restart, lambda: own.restart("immediate"), lambda: (own.kill(), own.start())):
+
+    def kill() -> None:
+        own.kill()
+        own.start()
+
+    ends: list[Callable[[], None]] = [own.restart, lambda: own.restart("immediate"), kill]
+    for end in ends:
         before, pid = psutil.Process(own.pid).children(), own.pid
         end()
         assert own.pid != pid
@@ -111,7 +117,7 @@ def test_it_ends_when_whoever_started_it_is_killed(tmp_path: Path) -> None:
         time.sleep(60)
     """
     with server_folder("postgres") as folder:
-        line = [sys.executable, "-c", script, folder]
+        line = [sys.executable, "-c", script, f"{folder}"]
         with subprocess.Popen(line, stdout=subprocess.PIPE, cwd=ROOT) as starter:
             assert starter.stdout is not None
             server = psutil.Process(int(starter.stdout.readline()))

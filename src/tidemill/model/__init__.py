@@ -7,7 +7,7 @@ are the user's JSON as bytes; versions, etags, claims and cursors are opaque str
 from __future__ import annotations
 
 from tidemill.model.changes import Expired, Kind, Lag, Logged, Moved, Page, Start
-from tidemill.model.commits import Commit, CommitResult, Committed, Conflicted, Fenced, Finished
+from tidemill.model.commits import Commit, CommitResult, Committed, Conflicted, Fenced, Finished, Statement
 from tidemill.model.common import FORMAT, MAX_WAIT, Fact, Json, Observer, Value
 from tidemill.model.documents import Delete, Expect, Filter, Mismatch, Put, Query, Rows, Stored, Write, Written
 from tidemill.model.messages import (
@@ -73,6 +73,7 @@ __all__ = [
     "Source",
     "Stale",
     "Start",
+    "Statement",
     "Stored",
     "Swap",
     "Swapped",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from tidemill.model.documents import Mismatch, Stored, Write
 from tidemill.model.messages import Message, Outcome
@@ -57,3 +59,28 @@ class Fenced:
 
 
 CommitResult: TypeAlias = Committed | Conflicted | Fenced
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A part of a commit as SQL for a connection of the user's own, with `$1`, `$2`, … (SQLite: `?1`, `?2` or `?`).
+
+    `rows` is what it must change or return, None: whatever it does. Another count: roll back, the claim is lost
+    (`ClaimLost`) or a document was changed by somebody else (`Conflict`).
+    """
+
+    sql: str
+    args: tuple[Any, ...]
+    rows: int | None = 1
+
+    def pyformat(self) -> tuple[str, Mapping[str, Any]]:
+        """With `%(p1)s`, as psycopg wants it, and the values by name."""
+        sql = _PLACE.sub(r"%(p\1)s", self.sql.replace("%", "%%"))
+        return sql, {f"p{n}": value for n, value in enumerate(self.args, 1)}
+
+    def named(self) -> tuple[str, Mapping[str, Any]]:
+        """With `:p1`, as SQLAlchemy's `text` wants it, and the values by name."""
+        return _PLACE.sub(r":p\1", self.sql), {f"p{n}": value for n, value in enumerate(self.args, 1)}
+
+
+_PLACE = re.compile(r"\$(\d+)")

@@ -1,6 +1,6 @@
 """PostgreSQL: store, documents, change feed of any table, queue, dead letters."""
 
 from tidemill.adapters.postgres.database import Postgres
-from tidemill.adapters.sql.statement import Statement
+from tidemill.model import Statement
 
 __all__ = ["Postgres", "Statement"]

@@ -1,29 +1,26 @@
 """Claiming what is due, however many dead rows lie before it.
 
 Strictly by priority although delayed messages lie between: the claim walks the priorities downwards, each by one seek
-in the index, and takes what is due there. Rows leave `ready` by the same statement, so nothing that is claimed is
-walked over; only the dead are, until they are vacuumed away. While somebody holds an old snapshot (a transaction idle
-for a minute, a dump) they cannot be, and each claim would walk over all that was claimed meanwhile.
+in the index, and takes what is due there. Rows leave `ready` by the same statement, but the dead stay until they are
+vacuumed away: the server does that once a minute, and not at all while somebody holds an old snapshot (an idle
+transaction, a dump). Each claim would walk over all that was claimed meanwhile.
 
-So where a whole look takes long, the next ones begin where it ended: in each priority behind what was taken, in the
-others at its own time. What appears behind that (a message that was put back with its old due time, one whose
-transaction took long) is found by the next whole look: that is made when a look from there did not find enough, when this
-handle put something back, and after ten times what the last one took, so no more than a tenth of the time goes there.
+So after a whole look that found enough, the next ones begin where it ended: in each priority behind what was taken, in
+the others at its own time. What appears behind that (a message that was put back with its old due time, one whose
+transaction took long, a priority that was not there) is found by the next whole look: that is made when a look from
+there does not find enough, when this process put something back, and after ten times what the last one took, so no more
+than a tenth of the time goes into the walk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-import asyncpg
-
 from tidemill.adapters.postgres.ddl_queue import Tables
-
-SLOW = 0.02
-"""Seconds: a whole look that takes longer is not made each time."""
+from tidemill.adapters.postgres.link import Link, Row
 
 SHARE = 10.0
 RARELY = 30.0
@@ -97,9 +94,12 @@ class Claimer:
         """Something was put back: look from the start."""
         self._places = {}
 
-    async def take(
-        self, link: asyncpg.Connection, owner: str, nonce: str, limit: int, monotonic: Any
-    ) -> tuple[Sequence[asyncpg.Record], float]:
+    def sent(self, priorities: Iterable[int]) -> None:
+        """A priority that was not there needs a look from the start."""
+        if self._places and not self._places.keys() >= set(priorities):
+            self._places = {}
+
+    async def take(self, link: Link, owner: str, nonce: str, limit: int, monotonic: Any) -> tuple[Sequence[Row], float]:
         """The rows, as `Delivery` has its fields; and the seconds until there is more, if it is known."""
         began = monotonic()
         places = self._places
@@ -115,7 +115,7 @@ class Claimer:
         *rows, last = await link.fetch(self._whole, limit, owner, nonce)
         took = monotonic() - began
         self._places = {}
-        if took > SLOW and len(rows) == limit:
+        if len(rows) == limit:
             self._whole_at = began + took + min(took * SHARE, RARELY)
             self._places = {int(priority): last[10] for priority in (last[9] or "").split()}
             self._places.update((row[5], row[10]) for row in rows)

@@ -15,9 +15,20 @@ from tidemill.adapters.postgres.feed import Feed
 from tidemill.adapters.postgres.letters import DeadLetters
 from tidemill.adapters.postgres.queue import Queue
 from tidemill.adapters.postgres.session import Session
+from tidemill.adapters.postgres.statements import statements
 from tidemill.adapters.postgres.store import Store
 from tidemill.errors import ConfigurationError
-from tidemill.model import CollectionSpec, Commit, CommitResult, Contents, Limits, Piece, QueueSpec, Source
+from tidemill.model import (
+    CollectionSpec,
+    Commit,
+    CommitResult,
+    Contents,
+    Limits,
+    Piece,
+    QueueSpec,
+    Source,
+    Statement,
+)
 from tidemill.ports import Clock
 
 PARTS = ("store", "feed", "queue", "documents", "dead_letters", "commit")
@@ -29,6 +40,7 @@ class Postgres:
 
     def __init__(self, address: Address, clock: Clock, *, random: chance.Random | None = None) -> None:
         self._session = Session(address, clock, random)
+        self._at_once = max(address.pool // 2, 1)  # the other half is for who reads and settles
         self._queues: dict[str, Queue] = {}
         self._feeds: dict[str, Feed] = {}
         self.warnings: tuple[str, ...] = ()
@@ -77,10 +89,17 @@ class Postgres:
         """A server cannot tell that a process on another host has ended."""
         return
 
+    def statements(self, commit: Commit) -> Sequence[Statement]:
+        """The commit for a connection of the user's own to this database, as values; see `Statement`."""
+        return statements(self._session, commit)
+
     async def commit(self, commits: Sequence[Commit]) -> Sequence[CommitResult]:
         for commit in commits:
             check(self._session, commit)
-        results = await asyncio.gather(*(commit_one(self._session, commit) for commit in commits))
+        results: list[CommitResult] = []
+        for start in range(0, len(commits), self._at_once):
+            several = commits[start : start + self._at_once]
+            results += await asyncio.gather(*(commit_one(self._session, commit) for commit in several))
         if wakes(commits):
             self._session.watch.poke()
         return results

@@ -36,10 +36,9 @@ FIND = "SELECT id, key, etag, convert_to(body::text, 'UTF8') FROM {table} WHERE 
 
 PUT = """
 WITH wanted AS (
-    SELECT w.*, convert_from(w.body, 'UTF8')::json AS json
-    FROM unnest($1::text[], $2::text[], $3::bytea[], $4::bigint[])
-        WITH ORDINALITY AS w (id, key, body, expect, place)),
-former AS (SELECT id, convert_to(body::text, 'UTF8') AS body FROM {table} WHERE {before} AND id = ANY ($1)),
+    SELECT w.*, convert_from(w.body, 'UTF8')::json AS json FROM {given} AS w (id, key, body, expect, place)),
+former AS (
+    SELECT id, convert_to(body::text, 'UTF8') AS body FROM {table} WHERE {before} AND id IN (SELECT id FROM wanted)),
 made AS (
     INSERT INTO {table} AS d SELECT id, key, nextval('{s}.version_seq'), json FROM wanted
     WHERE expect IS NULL OR expect = 0 ORDER BY id
@@ -60,8 +59,8 @@ SELECT id, etag FROM written
 """`expect`: an etag; NULL: anything; 0: nothing."""
 
 DELETE = """
-WITH wanted AS (SELECT * FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS w (id, expect, place)),
-locked AS (SELECT id FROM {table} WHERE id = ANY ($1) ORDER BY id FOR UPDATE),
+WITH wanted AS (SELECT * FROM {given} AS w (id, expect, place)),
+locked AS (SELECT id FROM {table} WHERE id IN (SELECT id FROM wanted) ORDER BY id FOR UPDATE),
 gone AS (
     DELETE FROM {table} d USING wanted w
     WHERE d.id = w.id AND (w.expect IS NULL OR d.etag = w.expect) AND (SELECT count(*) FROM locked) >= 0
@@ -74,6 +73,12 @@ logged AS (
 SELECT id FROM gone
 """
 
+PUT_MANY = "unnest($1::text[], $2::text[], $3::bytea[], $4::bigint[]) WITH ORDINALITY"
+PUT_ONE = "(VALUES ($1::text, $2::text, $3::bytea, $4::bigint, 1))"
+DELETE_MANY = "unnest($1::text[], $2::bigint[]) WITH ORDINALITY"
+DELETE_ONE = "(VALUES ($1::text, $2::bigint, 1))"
+
+LOCK_ONE = "SELECT pg_advisory_xact_lock(hashtextextended($1::text, 7))"
 LOCK = "SELECT pg_advisory_xact_lock(h) FROM (SELECT hashtextextended(unnest($1::text[]), 7) AS h ORDER BY 1) x"
 """One writer of a document after the other: what a document was before must be seen after the writer before ended."""
 
@@ -144,12 +149,14 @@ async def write_all(link: Link, session: Session, source: OpenSource, batch: Seq
     ids, expected = [write.id for write in batch], [expect_of(write) for write in batch]
     if puts:
         args = (ids, [put.key for put in puts], [put.body for put in puts], expected)
-        hits = dict(await link.fetch(text(session, spec, PUT), *args))
+        hits = dict(await link.fetch(text(session, spec, PUT, PUT_MANY), *args))
         made: dict[str, Written] = {
             put.id: Stored(put.id, put.key, str(hits[put.id]), put.body) for put in puts if put.id in hits
         }
     else:
-        made = {row[0]: Gone(row[0]) for row in await link.fetch(text(session, spec, DELETE), ids, expected)}
+        made = {
+            row[0]: Gone(row[0]) for row in await link.fetch(text(session, spec, DELETE, DELETE_MANY), ids, expected)
+        }
     missed = [write for write in batch if write.id not in made]
     if missed:
         there = await find(link, session, spec, [write.id for write in missed])
@@ -164,10 +171,11 @@ async def find(link: Link, session: Session, spec: CollectionSpec, ids: Sequence
     return {row[0]: Stored(row[0], row[1], str(row[2]), row[3]) for row in rows}
 
 
-def text(session: Session, spec: CollectionSpec, sql: str) -> str:
+def text(session: Session, spec: CollectionSpec, sql: str, given: str = "") -> str:
     names = session.names
     return sql.format(
         s=names.schema,
+        given=given,
         table=names.documents(spec.name),
         log=names.log(spec.name),
         name=literal(spec.name),

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-import asyncpg
-
 from tidemill.adapters.postgres.ddl_queue import tables
+from tidemill.adapters.postgres.link import Row
 from tidemill.adapters.postgres.names import literal
 from tidemill.adapters.postgres.session import Session
 from tidemill.adapters.postgres.verdicts import clean
@@ -79,7 +78,7 @@ class DeadLetters:
 
     async def count(self, prefix: str) -> Mapping[str, int]:
         rows = await self._session.data.fetch(COUNT.format(letter=self._letter), prefix)
-        return {source: count for source, count in rows}
+        return dict(rows)
 
     async def release(self, source: str, ids: Sequence[str]) -> int:
         if not source.startswith(QUEUE):
@@ -112,7 +111,7 @@ def row_of(letter: DeadLetter) -> tuple[object, ...]:
     )
 
 
-def letter_of(row: asyncpg.Record) -> DeadLetter:
+def letter_of(row: Row) -> DeadLetter:
     source, id, key, order, body, attempts, reason, error, at, headers, meta = row
     return DeadLetter(
         source, id, key, int(order), body, attempts, reason, error, at, json.loads(headers), json.loads(meta)

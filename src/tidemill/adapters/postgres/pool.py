@@ -120,6 +120,7 @@ def options(address: Address, purpose: str) -> dict[str, Any]:
     settings = {"application_name": f"tidemill {purpose}"}
     if not address.pooled:  # a pooler refuses settings that it does not know
         settings["jit"] = "off"  # plans of ours are short, and compiling them is not
+        settings["enable_seqscan"] = "off"  # plans are kept, and tables grow meanwhile
     return {
         "timeout": CONNECT,
         "connection_class": _Connection,

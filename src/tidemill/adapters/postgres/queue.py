@@ -3,14 +3,14 @@
 `ddl_queue` has the tables, `sending`, `claims` and `verdicts` the SQL. The claim we hand out is `seq.nonce`; it lives
 until it is settled or its owner is freed. All times are the server's: replicas never compare their clocks.
 
-Failure cases. A lost reply to `settle`: the claim is gone, and the handle remembers what it settled, so the same outcome
-is `Settled` again and any other is `Lost`. A commit whose reply was lost is not remembered: the repeated call finds
-`Lost` where the first took effect, which is the truth about the claim. A lost reply to `receive`: the claims stay with
-the owner until it is freed; a receive that was cancelled gives back what it took. A crash of the server right after
-`receive` may forget the claim, never a verdict.
+Failure cases. A settle that is repeated: the claim is gone, and the handle remembers what it settled, so the same
+outcome is `Settled` again and any other is `Lost`. One whose commit was lost with the connection is not remembered:
+the repeated call finds `Lost`, and nothing is done twice. A lost reply to `receive`: the claims stay with the owner
+until it is freed; a receive that was cancelled gives back what it took. A crash of the server right after `receive`
+may forget the claim, never a verdict.
 
-Waiting: `watch` rings for all queues when a message's number was drawn anywhere, or falsely, or (a commit of a user that
-took long) not at all. So a receive looks when it rang, when the next message is due, and once a second.
+Waiting: `watch` rings for all queues when a message's number was drawn anywhere, or falsely, or (a transaction of a
+user that took long) not at all. So a receive looks when it rang, when the next message is due, and once a second.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
-import asyncpg
-
 from tidemill.adapters.postgres import sending, verdicts
 from tidemill.adapters.postgres.claims import Claimer
 from tidemill.adapters.postgres.ddl_queue import tables
+from tidemill.adapters.postgres.link import Row
 from tidemill.adapters.postgres.sending import insert, message_statements
 from tidemill.adapters.postgres.session import Session
 from tidemill.adapters.postgres.verdicts import apply, outcome_statements
@@ -47,7 +46,7 @@ __all__ = ["Queue", "apply", "insert", "message_statements", "outcome_statements
 NEWS = ("queue",)
 
 AGAIN, SELDOM = 0.002, 0.02
-"""Seconds between two looks while it rings (for another queue, perhaps) and nothing is found: the shortest and the longest."""
+"""Seconds between two looks while it rings (for another queue, perhaps) and nothing is found: at first, at most."""
 
 
 class Queue:
@@ -75,6 +74,7 @@ class Queue:
         single = len({message.queue for message in messages}) == 1 and not any(message.dedup for message in messages)
         async with session.data.one() if single else session.data.transaction() as link:
             ids = await insert(link, session, messages)
+        self._claimer.sent(message.priority for message in messages)
         self._tell()
         if self._depth:
             later = sum(message.delay > 0 for message in messages)
@@ -193,13 +193,11 @@ class Queue:
             raise
         return deliveries_of(self._name, rows, nonce), due
 
-    async def _take(self, owner: str, nonce: str, limit: int) -> tuple[Sequence[asyncpg.Record], float]:
+    async def _take(self, owner: str, nonce: str, limit: int) -> tuple[Sequence[Row], float]:
         async with self._session.data.one() as link:
             return await self._claimer.take(link, owner, nonce, limit, self._session.clock.monotonic)
 
-    async def _give_back(
-        self, task: asyncio.Future[tuple[Sequence[asyncpg.Record], float]], owner: str, nonce: str
-    ) -> None:
+    async def _give_back(self, task: asyncio.Future[tuple[Sequence[Row], float]], owner: str, nonce: str) -> None:
         try:
             rows, _ = await task
             if rows and await self._session.data.value(self._sql["give back"], owner, nonce):
@@ -208,11 +206,11 @@ class Queue:
             return  # they are found when claims are freed
 
 
-def deliveries_of(queue: str, rows: Sequence[asyncpg.Record], nonce: str) -> list[Delivery]:
-    headers_of = sending.parsed_headers
+def deliveries_of(queue: str, rows: Sequence[Row], nonce: str) -> list[Delivery]:
+    known = sending.parsed_headers
     return [
         Delivery(
-            queue, id, body, key, headers_of(headers) if headers else {}, priority, sent_at, attempt, deliveries, reason,
+            queue, id, body, key, known(headers) if headers else {}, priority, sent_at, attempt, deliveries, reason,
             f"{seq}.{nonce}",
         )
         for seq, id, body, key, headers, priority, sent_at, attempt, deliveries, reason, _ in rows

@@ -11,15 +11,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 
-import asyncpg
-
 from tidemill.adapters.postgres.ddl_queue import Tables, tables
+from tidemill.adapters.postgres.link import Link
 from tidemill.adapters.postgres.names import Names, literal
 from tidemill.adapters.postgres.session import Session
-from tidemill.adapters.sql.statement import Statement
-from tidemill.model import Message
-
-Link = asyncpg.Connection
+from tidemill.model import Message, Statement
 
 NOW = "extract(epoch FROM statement_timestamp())::float8"
 
@@ -31,7 +27,7 @@ ONE = """
 SELECT {number} AS seq, $1::text AS id, $2::text AS key, $3::text AS dedup, $4::text AS headers, $5::bytea AS body,
     $6::bigint AS priority, $7::float8 AS delay
 """
-"""What is to be sent, from arrays or from single values (each parameter once and in order: any driver can bind them)."""
+"""What is to be sent, from arrays or single values. Each parameter once and in order: any driver can bind them."""
 
 PLAIN = """
 WITH new AS MATERIALIZED ({new}),

@@ -11,16 +11,13 @@ from functools import cache
 from itertools import groupby
 from typing import Any, TypeAlias
 
-import asyncpg
-
 from tidemill.adapters.postgres.ddl_queue import Tables, tables
+from tidemill.adapters.postgres.link import Link
 from tidemill.adapters.postgres.names import Names, literal
 from tidemill.adapters.postgres.session import Session
-from tidemill.adapters.sql.statement import Statement
 from tidemill.errors import ConfigurationError
-from tidemill.model import Dead, Done, Later, Outcome
+from tidemill.model import Dead, Done, Later, Outcome, Statement
 
-Link = asyncpg.Connection
 Claim: TypeAlias = tuple[int, str]
 
 MANY = "unnest($1::bigint[], $2::text[])"
@@ -187,9 +184,7 @@ def texts(names: Names, queue: str, window: float) -> Mapping[str, str]:
 def _texts(t: Tables, queue: str, window: float) -> Mapping[str, str]:
     def fill(text: str, named: str = MANY, kept: str = "id, dedup") -> str:
         gone = GONE.format(claim=t.claim, named=named).strip()
-        removed = REMOVED.format(
-            dedup=t.dedup, message=t.message, queue=queue, window=repr(window), kept=kept
-        ).strip()
+        removed = REMOVED.format(dedup=t.dedup, message=t.message, queue=queue, window=repr(window), kept=kept).strip()
         return text.format(
             claim=t.claim, ready=t.ready, message=t.message, letter=t.letter, number=t.number, queue=queue,
             named=named, gone=gone, removed=removed,

@@ -9,16 +9,14 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TypeAlias
 
-import asyncpg
-
 from tidemill.adapters.postgres.claims import ABOVE_ALL, STEP
 from tidemill.adapters.postgres.ddl_queue import Tables
+from tidemill.adapters.postgres.link import Link, Row
 from tidemill.adapters.postgres.names import literal
 from tidemill.adapters.postgres.sending import parsed_headers
 from tidemill.errors import BadOption
 from tidemill.model import Waiting
 
-Link = asyncpg.Connection
 Place: TypeAlias = tuple[int, datetime, int]
 
 PURGED = 1_000
@@ -67,12 +65,10 @@ async def peek(link: Link, t: Tables, after: Place, limit: int) -> list[Waiting]
     return [waiting(row) for row in await link.fetch(sql, *after, limit)]
 
 
-def waiting(row: asyncpg.Record) -> Waiting:
+def waiting(row: Row) -> Waiting:
     id, body, key, headers, priority, sent_at, due, attempt, reason, seq = row
     place = f"{priority}/{due.isoformat()}/{seq}"
-    return Waiting(
-        id, body, key, parsed_headers(headers), priority, sent_at, due.timestamp(), attempt, reason, place
-    )
+    return Waiting(id, body, key, parsed_headers(headers), priority, sent_at, due.timestamp(), attempt, reason, place)
 
 
 def parsed(place: str) -> Place:

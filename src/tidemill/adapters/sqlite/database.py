@@ -10,7 +10,6 @@ from sqlite3 import Connection
 from typing import Self
 from urllib.parse import unquote
 
-from tidemill.adapters.sql.statement import Statement
 from tidemill.adapters.sqlite.capture import install
 from tidemill.adapters.sqlite.commit import check, commit_one, topics_of
 from tidemill.adapters.sqlite.connection import check_file, warnings_of
@@ -32,6 +31,7 @@ from tidemill.model import (
     Limits,
     QueueSpec,
     Source,
+    Statement,
     TableSpec,
 )
 from tidemill.ports import Clock

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from tidemill.adapters.sql.statement import Statement
 from tidemill.adapters.sqlite.commit import check, finished_key
 from tidemill.adapters.sqlite.documents import INSERT, LOG, OVERWRITE
 from tidemill.adapters.sqlite.queue import END_DEDUP, values
 from tidemill.adapters.sqlite.session import OpenSource, Session
 from tidemill.adapters.sqlite.store import dumps
 from tidemill.errors import ConfigurationError
-from tidemill.model import Commit, Delete, Done, Expect, Message, Outcome, Swap, Write
+from tidemill.model import Commit, Delete, Done, Expect, Message, Outcome, Statement, Swap, Write
 
 LOG_INTO = LOG[: LOG.index(" VALUES")]
 
