@@ -14,10 +14,13 @@ from tidemill.model import Piece, QueueSpec, Source, TableSpec
 EXTRA = 3
 """Connections of a process beside its pool: two for leases and members, one that looks for news."""
 
+READ_ONLY = (
+    "a read-only standby, or default_transaction_read_only is on; name the primary, or add target_session_attrs=primary"
+)
 APPLY = "run tidemill schema apply"
 
 SERVER = """
-SELECT current_setting('server_version_num')::int, pg_is_in_recovery(), current_user::text,
+SELECT current_setting('server_version_num')::int, current_setting('transaction_read_only') = 'on', current_user::text,
     current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int,
     nullif((SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user), -1),
     nullif((SELECT datconnlimit FROM pg_database WHERE datname = current_database()), -1)
@@ -50,12 +53,12 @@ async def look(
     """Everything a start needs, one line each."""
     row = await link.fetchrow(SERVER)
     assert row is not None
-    version, standby, user, slots, *limits = row
+    version, fixed, user, slots, *limits = row
     yield _version(version)
     if version < schema.OLDEST:
         return
-    if standby:
-        yield Piece("server", "problem", "a read-only standby; name the primary, or add target_session_attrs=primary")
+    if fixed:
+        yield Piece("server", "problem", READ_ONLY)
     wanted = schema.items(names, sources, queues)
     lacking = await rights.lacking(link, names, schema.statements(wanted), sources)
     if lacking:

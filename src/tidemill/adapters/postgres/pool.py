@@ -118,7 +118,7 @@ class Pool:
 def options(address: Address, purpose: str) -> dict[str, Any]:
     """What every connection of ours is made with."""
     settings = {"application_name": f"tidemill {purpose}"}
-    if not address.pooled:  # a pooler refuses settings that it does not know
+    if not address.pooler:  # a pooler refuses settings that it does not know
         settings["jit"] = "off"  # plans of ours are short, and compiling them is not
         settings["enable_seqscan"] = "off"  # plans are kept, and tables grow meanwhile
     return {

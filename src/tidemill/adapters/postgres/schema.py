@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
+import asyncpg
+
 from tidemill.adapters.postgres import capture, ddl, ddl_queue
 from tidemill.adapters.postgres.link import Link
 from tidemill.adapters.postgres.names import Names, literal
@@ -54,6 +56,8 @@ async def missing(link: Link, names: Names, wanted: Sequence[Item]) -> list[Item
     version = int(await link.fetchval("SELECT current_setting('server_version_num')"))
     if version < OLDEST:
         raise ConfigurationError(f"PostgreSQL {version // 10_000} is too old: 13 or newer is needed")
+    if await link.fetchval("SELECT current_setting('transaction_read_only')") == "on":
+        raise asyncpg.ReadOnlySQLTransactionError("nothing can be written here")
     made = await made_items(link, names)
     return [item for item in wanted if made.get(item.name) != item.digest]
 
