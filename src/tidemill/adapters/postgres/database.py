@@ -62,6 +62,8 @@ class Postgres:
         await self._session.open(list(sources), list(queues))
 
     async def close(self) -> None:
+        for feed in self._feeds.values():
+            await feed.close()
         await self._session.close()
 
     def store(self) -> Store:
