@@ -203,7 +203,7 @@ class Reading(Writing):
     @precondition(lambda self: self.handed)
     @rule(reader=st.integers(0, 1), which=st.integers(0, 1000))
     def go_on_from(self, reader: int, which: int) -> None:
-        name, cursor, seen, order = self.handed[which % len(self.handed)]
+        name, cursor, seen, _order = self.handed[which % len(self.handed)]
         self.cursors[reader][name] = cursor
         self.seen[reader][int(name)] = seen
         self.order[reader][int(name)] = 0

@@ -39,6 +39,9 @@ SELECT tgrelid::regclass::text, tgname, pg_get_triggerdef(oid) FROM pg_trigger
 WHERE tgname LIKE $1 AND NOT tgisinternal
 """
 
+TABLE = "\0"
+"""Where a table's name is put in by the server: a letter that no SQL text has."""
+
 
 def functions(names: Names, spec: TableSpec) -> list[str]:
     """The trigger functions of a table, and the one that brings its old rows into the log (see backfill)."""
@@ -58,6 +61,7 @@ def functions(names: Names, spec: TableSpec) -> list[str]:
         f" WHERE NOT EXISTS (SELECT FROM {changed} c WHERE c.doc = r.doc AND c.key = r.key)"
     )
     gone = f"{into}1, r.doc, r.key, NULL, {old} FROM {former} r, {origin}"
+    whole = gone.replace(former, rows_of(spec, f"ONLY {TABLE}"))
     single = gone.replace(former, rows_of(spec, "(SELECT OLD.*)"))
     bodies = {
         "insert": [put],
@@ -65,10 +69,7 @@ def functions(names: Names, spec: TableSpec) -> list[str]:
         "moved": [single],
         "rekey": [moved, update],
         "delete": [gone],
-        "truncate": [
-            f"EXECUTE format({literal(gone.replace('%', '%%').replace(former, rows_of(spec, 'ONLY %s')))},"
-            " TG_RELID::regclass)"
-        ],
+        "truncate": [f"EXECUTE format({literal(whole.replace('%', '%%').replace(TABLE, '%s'))}, TG_RELID::regclass)"],
     }
     return [function(names, spec, what, statements) for what, statements in bodies.items()]
 

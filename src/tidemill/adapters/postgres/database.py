@@ -7,6 +7,7 @@ import random as chance
 from collections.abc import Sequence
 from typing import Self
 
+from tidemill.adapters.postgres import manage, rights, script
 from tidemill.adapters.postgres.address import Address, parse
 from tidemill.adapters.postgres.commit import check, commit_one, wakes
 from tidemill.adapters.postgres.documents import Documents
@@ -18,7 +19,17 @@ from tidemill.adapters.postgres.statements import statements
 from tidemill.adapters.postgres.store import Store
 from tidemill.adapters.postgres.stream import StreamQueue
 from tidemill.errors import ConfigurationError
-from tidemill.model import CollectionSpec, Commit, CommitResult, Limits, QueueSpec, Source, Statement
+from tidemill.model import (
+    CollectionSpec,
+    Commit,
+    CommitResult,
+    Contents,
+    Limits,
+    Piece,
+    QueueSpec,
+    Source,
+    Statement,
+)
 from tidemill.ports import Clock
 
 PARTS = ("store", "feed", "queue", "documents", "dead_letters", "commit")
@@ -95,3 +106,22 @@ class Postgres:
         if wakes(commits):
             self._session.watch.poke()
         return results
+
+    # --- `tidemill schema` (operations.schemas.Schemed): the database need not be open
+
+    def schema_sql(self, sources: Sequence[Source], queues: Sequence[QueueSpec], role: str | None = None) -> str:
+        return script.script(self._session.names, sources, queues, rights.checked(role or rights.ROLE))
+
+    async def schema_apply(
+        self, sources: Sequence[Source], queues: Sequence[QueueSpec], role: str | None = None
+    ) -> Sequence[Piece]:
+        return await manage.apply(self._session.address, sources, queues, role)
+
+    async def schema_check(self, sources: Sequence[Source], queues: Sequence[QueueSpec]) -> Sequence[Piece]:
+        return await manage.check(self._session.address, sources, queues)
+
+    async def schema_contents(self) -> Contents:
+        return await manage.contents(self._session.address)
+
+    async def schema_drop(self) -> None:
+        await manage.drop(self._session.address)

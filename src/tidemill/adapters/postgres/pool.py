@@ -47,12 +47,15 @@ class Pool:
         """Connect once, so that a mistake in the configuration is told at the start."""
         if self._pool is not None:
             return
+        # min_size=0: asyncpg logs a traceback for each try to keep a number of connections while the server is away.
         pool = asyncpg.create_pool(
-            self._address.dsn, min_size=1, max_size=self._size, max_inactive_connection_lifetime=300.0,
+            self._address.dsn, min_size=0, max_size=self._size, max_inactive_connection_lifetime=300.0,
             **options(self._address, self._purpose), command_timeout=self._limit,
         )  # fmt: skip
         try:
             await pool
+            async with pool.acquire(timeout=CONNECT):
+                pass
         except Exception as error:
             pool.terminate()
             raise translate(error, self._address.shown, opening=True) from error
@@ -118,7 +121,7 @@ class Pool:
 def options(address: Address, purpose: str) -> dict[str, Any]:
     """What every connection of ours is made with."""
     settings = {"application_name": f"tidemill {purpose}"}
-    if not address.pooled:  # a pooler refuses settings that it does not know
+    if not address.pooler:  # a pooler refuses settings that it does not know
         settings["jit"] = "off"  # plans of ours are short, and compiling them is not
         settings["enable_seqscan"] = "off"  # plans are kept, and tables grow meanwhile
     return {
