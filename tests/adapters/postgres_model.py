@@ -185,6 +185,7 @@ class Process:
             watch=self._watch,
         )
         self._feed = Feed(cast(Session, session), SPEC)
+        self._feed._reader.ahead = False  # there is no loop here to do it meanwhile
 
     def look(self) -> None:
         """Learn the ticks that were made since the last look."""

@@ -172,7 +172,10 @@ class Reading(Writing):
 
     @rule(place=st.integers(1, 20))
     def thin(self, place: int) -> None:
-        self.server.thin(place)
+        """Ticks that nobody stands at or will come to: as `trimming` thins them."""
+        standing = [parse_cursor(cursor).tick for cursors in self.cursors for cursor in cursors.values()]
+        if place < len(self.server.ticks) and self.server.ticks[place].id < min(standing):
+            self.server.thin(place)
 
     @rule(reader=st.integers(0, 1), limit=st.integers(1, 4), look=st.booleans(), some=st.booleans())
     def read(self, reader: int, limit: int, look: bool, some: bool) -> None:

@@ -65,9 +65,10 @@ class Read:
 
 
 class Reader:
-    """Reads one log."""
+    """Reads one log. `ahead`: ask for the next page before it is wanted."""
 
-    def __init__(self, pool: Pool, log: str) -> None:
+    def __init__(self, pool: Pool, log: str, *, ahead: bool = True) -> None:
+        self.ahead: bool = ahead
         self._pool = pool
         self._log = log
         self._next: tuple[tuple[Mapping[str, Cursor], int], asyncio.Task[Read | None]] | None = None
@@ -81,7 +82,7 @@ class Reader:
         else:
             self._pause = MISSED if known is not None else max(self._pause - 1, 0)
             found = await self._read(here, ticks, limit)
-        if found is not None and not self._pause and (found.more or found.window.last.id != ticks.newest.id):
+        if self.ahead and found is not None and not self._pause and (found.more or found.window.last.id != ticks.newest.id):
             task = asyncio.create_task(self._read(found.here, ticks, limit))
             task.add_done_callback(_heard)
             self._next = ((found.here, limit), task)
