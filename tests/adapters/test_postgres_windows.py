@@ -156,6 +156,7 @@ class Reading(Writing):
         self.cursors: list[dict[str, str]] = [{str(n): "1" for n in range(PARTS)} for _ in self.processes]
         self.seen: list[list[Seen]] = [[{} for _ in range(PARTS)] for _ in self.processes]
         self.order: list[list[int]] = [[0] * PARTS for _ in self.processes]
+        self.highest: list[list[int]] = [[0] * PARTS for _ in self.processes]
         self.handed: list[tuple[str, str, Seen, int]] = []
 
     @rule()
@@ -172,7 +173,15 @@ class Reading(Writing):
 
     @rule(place=st.integers(1, 20))
     def thin(self, place: int) -> None:
+        """A tick ahead of a reader goes only if the reader was away for long."""
+        ticks, cursors = self.server.ticks, [cursor for each in self.cursors for cursor in each.values()]
+        if place < len(ticks) and ticks[place].id >= min(parse_cursor(cursor).tick for cursor in cursors):
+            self.all_anew()
         self.server.thin(place)
+
+    def all_anew(self) -> None:
+        for reader in range(len(self.processes)):
+            self.read_anew(reader)
 
     @rule(reader=st.integers(0, 1), limit=st.integers(1, 4), look=st.booleans(), some=st.booleans())
     def read(self, reader: int, limit: int, look: bool, some: bool) -> None:
@@ -191,32 +200,36 @@ class Reading(Writing):
                 self.order[reader][part] = change.order
                 seen, doc, seq = self.seen[reader][part], int(change.document), int(change.id)
                 if seq not in seen.get(doc, ()):
+                    assert change.order > self.highest[reader][part], "also above what was read before a crash"
+                    self.highest[reader][part] = change.order
                     self.seen[reader][part] = seen = {**seen, doc: (*seen.get(doc, ()), seq)}
                 history = self.server.history[doc]
                 assert list(seen[doc]) == history[: len(seen[doc])], "commits of a row come in order, without a gap"
                 assert change.cursor is not None
-                self.handed.append((name, change.cursor, seen, change.order))
+                self.handed.append((name, change.cursor, seen, self.highest[reader][part]))
             cursors[name] = page.cursor
-            self.handed.append((name, page.cursor, self.seen[reader][part], self.order[reader][part]))
+            self.handed.append((name, page.cursor, self.seen[reader][part], self.highest[reader][part]))
         return any(page.changes for page in pages.values())
 
     @precondition(lambda self: self.handed)
     @rule(reader=st.integers(0, 1), which=st.integers(0, 1000))
     def go_on_from(self, reader: int, which: int) -> None:
-        name, cursor, seen, order = self.handed[which % len(self.handed)]
+        name, cursor, seen, highest = self.handed[which % len(self.handed)]
         self.cursors[reader][name] = cursor
         self.seen[reader][int(name)] = seen
+        self.highest[reader][int(name)] = highest
         self.order[reader][int(name)] = 0
 
     @rule(reader=st.integers(0, 1))
     def read_anew(self, reader: int) -> None:
-        self.processes[reader] = Process(self.server, keep=3)
+        self.processes[reader] = Process(self.server, keep=3 if reader else 1000)
+        self.order[reader] = [0] * PARTS
 
     @rule()
     def crash(self) -> None:
         self.server.crash()
         self.open.clear()
-        self.processes = [Process(self.server), Process(self.server, keep=3)]
+        self.all_anew()
 
     def teardown(self) -> None:
         while self.open:
@@ -227,7 +240,7 @@ class Reading(Writing):
         for which in range(-1, min(len(self.handed), 40)):
             if which >= 0:
                 self.go_on_from(0, which * 37)
-            self.processes[0] = Process(self.server)
+            self.read_anew(0)
             while self.read_some(0, 3, True, False):
                 pass
             for doc, history in self.server.history.items():
