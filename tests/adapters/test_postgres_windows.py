@@ -47,10 +47,16 @@ def test_cursors_stand_in_the_order_in_which_they_are_reached() -> None:
     assert places == sorted(set(places))
 
 
-def test_running_are_those_below_the_ticks_own_transaction() -> None:
-    assert tick(2, "5:9:5,7", xact=11).running == "{5,7,9,10}"
-    assert tick(2, "5:5:", xact=5).running == "{}"
-    assert tick(2, "5:14:5,11,13", xact=11).running == "{5}"  # later ones are found by their higher numbers
+@pytest.mark.parametrize(
+    ("text", "xact", "running", "latest"),
+    [("5:9:5,7", 11, "{5,7,9,10}", "11"), ("5:5:", 5, "{}", "5"), ("5:14:5,11,13", 11, "{5,11,13}", "13")],
+)
+def test_what_a_tick_does_not_know_was_running_or_came_later(text: str, xact: int, running: str, latest: str) -> None:
+    one = tick(2, text, xact=xact)
+    assert (one.running, one.latest) == (running, latest)
+    unknown = [xid for xid in range(20) if not one.snapshot.sees(xid) and xid != xact]
+    was_running = [int(xid) for xid in running.strip("{}").split(",") if xid]
+    assert sorted({*was_running, *range(int(latest) + 1, 20)} - {xact}) == unknown
 
 
 def test_a_cursor_settles_on_ticks_that_are_left() -> None:
@@ -156,6 +162,7 @@ class Reading(Writing):
         self.cursors: list[dict[str, str]] = [{str(n): "1" for n in range(PARTS)} for _ in self.processes]
         self.seen: list[list[Seen]] = [[{} for _ in range(PARTS)] for _ in self.processes]
         self.order: list[list[int]] = [[0] * PARTS for _ in self.processes]
+        self.came: list[set[str]] = [set() for _ in self.processes]
         self.highest: list[list[int]] = [[0] * PARTS for _ in self.processes]
         self.handed: list[tuple[str, str, Seen, int]] = []
 
@@ -198,6 +205,8 @@ class Reading(Writing):
             for change in page.changes:
                 assert change.order > self.order[reader][part], "the order rises along each reading"
                 self.order[reader][part] = change.order
+                assert change.id not in self.came[reader], "nothing comes twice to one reading"
+                self.came[reader].add(change.id)
                 seen, doc, seq = self.seen[reader][part], int(change.document), int(change.id)
                 if seq not in seen.get(doc, ()):
                     assert change.order > self.highest[reader][part], "also above what was read before a crash"
@@ -219,11 +228,13 @@ class Reading(Writing):
         self.seen[reader][int(name)] = seen
         self.highest[reader][int(name)] = highest
         self.order[reader][int(name)] = 0
+        self.came[reader] = set()
 
     @rule(reader=st.integers(0, 1))
     def read_anew(self, reader: int) -> None:
         self.processes[reader] = Process(self.server, keep=3 if reader else 1000)
         self.order[reader] = [0] * PARTS
+        self.came[reader] = set()
 
     @rule()
     def crash(self) -> None:

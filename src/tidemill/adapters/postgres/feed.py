@@ -198,7 +198,7 @@ class Feed:
             sql,
             max(base.seq, window.after),
             window.upto,
-            str(base.xact),
+            base.latest,
             window.last.era,
             window.last.text,
             parts,
