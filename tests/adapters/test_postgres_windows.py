@@ -47,10 +47,16 @@ def test_cursors_stand_in_the_order_in_which_they_are_reached() -> None:
     assert places == sorted(set(places))
 
 
-def test_running_are_those_below_the_ticks_own_transaction() -> None:
-    assert tick(2, "5:9:5,7", xact=11).running == "{5,7,9,10}"
-    assert tick(2, "5:5:", xact=5).running == "{}"
-    assert tick(2, "5:14:5,11,13", xact=11).running == "{5}"  # later ones are found by their higher numbers
+@pytest.mark.parametrize(
+    ("text", "xact", "running", "latest"),
+    [("5:9:5,7", 11, "{5,7,9,10}", "11"), ("5:5:", 5, "{}", "5"), ("5:14:5,11,13", 11, "{5,11,13}", "13")],
+)
+def test_what_a_tick_does_not_know_was_running_or_came_later(text: str, xact: int, running: str, latest: str) -> None:
+    one = tick(2, text, xact=xact)
+    assert (one.running, one.latest) == (running, latest)
+    unknown = [xid for xid in range(20) if not one.snapshot.sees(xid) and xid != xact]
+    was_running = [int(xid) for xid in running.strip("{}").split(",") if xid]
+    assert sorted({*was_running, *range(int(latest) + 1, 20)} - {xact}) == unknown
 
 
 def test_a_cursor_settles_on_ticks_that_are_left() -> None:
@@ -156,6 +162,8 @@ class Reading(Writing):
         self.cursors: list[dict[str, str]] = [{str(n): "1" for n in range(PARTS)} for _ in self.processes]
         self.seen: list[list[Seen]] = [[{} for _ in range(PARTS)] for _ in self.processes]
         self.order: list[list[int]] = [[0] * PARTS for _ in self.processes]
+        self.came: list[set[str]] = [set() for _ in self.processes]
+        self.highest: list[list[int]] = [[0] * PARTS for _ in self.processes]
         self.handed: list[tuple[str, str, Seen, int]] = []
 
     @rule()
@@ -172,10 +180,15 @@ class Reading(Writing):
 
     @rule(place=st.integers(1, 20))
     def thin(self, place: int) -> None:
-        """Ticks that nobody stands at or will come to: as `trimming` thins them."""
-        standing = [parse_cursor(cursor).tick for cursors in self.cursors for cursor in cursors.values()]
-        if place < len(self.server.ticks) and self.server.ticks[place].id < min(standing):
-            self.server.thin(place)
+        """A tick ahead of a reader goes only if the reader was away for long."""
+        ticks, cursors = self.server.ticks, [cursor for each in self.cursors for cursor in each.values()]
+        if place < len(ticks) and ticks[place].id >= min(parse_cursor(cursor).tick for cursor in cursors):
+            self.all_anew()
+        self.server.thin(place)
+
+    def all_anew(self) -> None:
+        for reader in range(len(self.processes)):
+            self.read_anew(reader)
 
     @rule(reader=st.integers(0, 1), limit=st.integers(1, 4), look=st.booleans(), some=st.booleans())
     def read(self, reader: int, limit: int, look: bool, some: bool) -> None:
@@ -192,34 +205,42 @@ class Reading(Writing):
             for change in page.changes:
                 assert change.order > self.order[reader][part], "the order rises along each reading"
                 self.order[reader][part] = change.order
+                assert change.id not in self.came[reader], "nothing comes twice to one reading"
+                self.came[reader].add(change.id)
                 seen, doc, seq = self.seen[reader][part], int(change.document), int(change.id)
                 if seq not in seen.get(doc, ()):
+                    assert change.order > self.highest[reader][part], "also above what was read before a crash"
+                    self.highest[reader][part] = change.order
                     self.seen[reader][part] = seen = {**seen, doc: (*seen.get(doc, ()), seq)}
                 history = self.server.history[doc]
                 assert list(seen[doc]) == history[: len(seen[doc])], "commits of a row come in order, without a gap"
                 assert change.cursor is not None
-                self.handed.append((name, change.cursor, seen, change.order))
+                self.handed.append((name, change.cursor, seen, self.highest[reader][part]))
             cursors[name] = page.cursor
-            self.handed.append((name, page.cursor, self.seen[reader][part], self.order[reader][part]))
+            self.handed.append((name, page.cursor, self.seen[reader][part], self.highest[reader][part]))
         return any(page.changes for page in pages.values())
 
     @precondition(lambda self: self.handed)
     @rule(reader=st.integers(0, 1), which=st.integers(0, 1000))
     def go_on_from(self, reader: int, which: int) -> None:
-        name, cursor, seen, _order = self.handed[which % len(self.handed)]
+        name, cursor, seen, highest = self.handed[which % len(self.handed)]
         self.cursors[reader][name] = cursor
         self.seen[reader][int(name)] = seen
+        self.highest[reader][int(name)] = highest
         self.order[reader][int(name)] = 0
+        self.came[reader] = set()
 
     @rule(reader=st.integers(0, 1))
     def read_anew(self, reader: int) -> None:
-        self.processes[reader] = Process(self.server, keep=3)
+        self.processes[reader] = Process(self.server, keep=3 if reader else 1000)
+        self.order[reader] = [0] * PARTS
+        self.came[reader] = set()
 
     @rule()
     def crash(self) -> None:
         self.server.crash()
         self.open.clear()
-        self.processes = [Process(self.server), Process(self.server, keep=3)]
+        self.all_anew()
 
     def teardown(self) -> None:
         while self.open:
@@ -230,7 +251,7 @@ class Reading(Writing):
         for which in range(-1, min(len(self.handed), 40)):
             if which >= 0:
                 self.go_on_from(0, which * 37)
-            self.processes[0] = Process(self.server)
+            self.read_anew(0)
             while self.read_some(0, 3, True, False):
                 pass
             for doc, history in self.server.history.items():

@@ -126,7 +126,7 @@ class Reader:
             sql,
             max(base.seq, window.after),
             window.upto,
-            str(base.xact),
+            base.latest,
             window.last.era,
             window.last.text,
             parts,

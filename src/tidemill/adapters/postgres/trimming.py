@@ -91,7 +91,7 @@ async def lag(session: Session, source: str, log: str, cursors: Mapping[str, Cur
             LAG.format(log=log, most=COUNTED),
             [int(name) for name in names],
             max(base.seq, seq),
-            str(base.xact),
+            base.latest,
             base.era,
             3 + backfilled,
             base.running,

@@ -56,7 +56,7 @@ def parse_snapshot(text: str) -> Snapshot:
 @dataclass(frozen=True, slots=True)
 class Tick:
     """A snapshot that was written down. `id` rises. Changes that it does not know have a higher number than `seq`, and
-    their transactions one above `xact`, unless they were running then.
+    their transactions one above `latest`, unless they were `running` then. `xact` is the tick's own.
 
     `era` changes when the data came into another cluster (a restore), where transactions are counted anew.
     """
@@ -70,13 +70,15 @@ class Tick:
 
     @property
     def running(self) -> str:
-        """The transactions that were running, as PostgreSQL writes an array of them.
+        """The transactions that were running, as PostgreSQL writes an array of them."""
+        snapshot = self.snapshot
+        return "{" + ",".join(map(str, (*snapshot.running, *range(snapshot.xmax, self.xact)))) + "}"
 
-        Those that began after the tick's own are left out: their changes are found by their higher numbers.
-        """
-        running, xmax = self.snapshot.running, self.snapshot.xmax
-        before = running[: bisect_left(running, self.xact)]
-        return "{" + ",".join(map(str, (*before, *range(xmax, self.xact)))) + "}"
+    @property
+    def latest(self) -> str:
+        """All transactions above this one began later. Below it are the running ones, and those that had ended: one
+        may have begun after the tick's own and ended before the snapshot."""
+        return str(max(self.xact, self.snapshot.xmax - 1))
 
 
 def tick_of(id: int, seq: int, era: int, text: str, xact: str) -> Tick:
