@@ -242,7 +242,11 @@ async def test_several_hosts(strict: tuple[Server, Path]) -> None:
         ("127.0.0.1", "sslmode=require", None),
         ("127.0.0.1", "sslmode=disable", None),
         ("127.0.0.1", "sslmode=verify-full&sslrootcert={ours}/ca.pem", "IP address mismatch"),
-        ("localhost", "sslmode=verify-full&sslrootcert={ours}/other.pem", "TLS: the server's certificate does not fit: "),
+        (
+            "localhost",
+            "sslmode=verify-full&sslrootcert={ours}/other.pem",
+            "TLS: the server's certificate does not fit: ",
+        ),
         ("localhost", "sslmode=verify-full&sslrootcert={ours}/server.key", "TLS: NO_CERTIFICATE_OR_CRL_FOUND"),
         ("localhost", "sslmode=verify-full", "does not exist or cannot be accessed"),
         ("localhost", "sslmode=strict", "`sslmode` parameter must be one of: disable"),
@@ -435,19 +439,24 @@ async def test_the_server_is_away_for_a_while(own: Server) -> None:
         assert await works_again(found) < 1.0
 
 
+async def take_all(server: Server) -> list[Any]:
+    """As many connections as the server still gives."""
+    taken: list[Any] = []
+    try:
+        while True:
+            taken.append(await asyncpg.connect(server.url("postgres")))
+    except asyncpg.TooManyConnectionsError:
+        return taken
+
+
 async def test_others_took_all_connections(own: Server) -> None:
     async with opened(own.create("shop")) as found:
         await write(found)
-        taken = []
-        with pytest.raises(asyncpg.TooManyConnectionsError):
-            while True:
-                taken.append(await asyncpg.connect(own.url("postgres")))
+        taken = await take_all(own)
         try:
             own_ones = OURS.format("shop")
             await taken[0].execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {own_ones}")
-            with pytest.raises(asyncpg.TooManyConnectionsError):
-                while True:
-                    taken.append(await asyncpg.connect(own.url("postgres")))
+            taken += await take_all(own)
             assert set((await calls(found)).values()) <= {"Unavailable"}
             with pytest.raises(Unavailable, match=r"too many clients already; lower \?pool= in the URL, or raise"):
                 await found.store().get(["a"])

@@ -125,7 +125,9 @@ def _schema(shown: str, said: str) -> str:
     if said and not re.fullmatch(r"[a-z_][a-z0-9_]{0,39}", said):
         raise ConfigurationError(f"{shown}: schema={said!r}: write small letters, digits and _, at most 40")
     if said.startswith("pg_") or said in ("public", "information_schema"):
-        raise ConfigurationError(f"{shown}: schema={said!r}: Tidemill needs one of its own; leave it out, or say another")
+        raise ConfigurationError(
+            f"{shown}: schema={said!r}: Tidemill needs one of its own; leave it out, or say another"
+        )
     return said or SCHEMA
 
 

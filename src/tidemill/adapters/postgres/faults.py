@@ -65,7 +65,9 @@ def _mistake(error: Exception) -> str:
         case _ if isinstance(error, LOGIN):
             return f"the server refuses this login: {words}; check user, password and pg_hba.conf"
         case asyncpg.InsufficientPrivilegeError():
-            return f"{words}; let the schema's owner run: tidemill schema apply (with --role it grants what workers need)"
+            return (
+                f"{words}; let the schema's owner run: tidemill schema apply (with --role it grants what workers need)"
+            )
         case asyncpg.ReadOnlySQLTransactionError():
             return (
                 "the server is a read-only standby, or default_transaction_read_only is on; name the primary, or add"

@@ -127,7 +127,9 @@ async def _counts(link: Link, names: Names, sources: Sequence[Source], queues: S
         "dead letters": [names.of("letter")],
         "records": [names.of("record")],
     }
-    return {
-        what: sum([await link.fetchval(f"SELECT count(*) FROM {name}") for name in found])
-        for what, found in tables.items()
-    }
+    return {what: sum([await _count(link, name) for name in found]) for what, found in tables.items()}
+
+
+async def _count(link: Link, table: str) -> int:
+    there = await link.fetchval("SELECT to_regclass($1) IS NOT NULL", table)
+    return await link.fetchval(f"SELECT count(*) FROM {table}") if there else 0
