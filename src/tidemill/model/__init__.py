@@ -26,7 +26,7 @@ from tidemill.model.messages import (
 )
 from tidemill.model.records import Gone, Record, Stale, Swap, Swapped
 from tidemill.model.schemas import Contents, Piece
-from tidemill.model.specs import CollectionSpec, Limits, QueueSpec, Source, TableSpec
+from tidemill.model.specs import CollectionSpec, Limits, QueueSpec, Source, StreamSpec, TableSpec
 
 __all__ = [
     "CollectionSpec",
@@ -74,6 +74,7 @@ __all__ = [
     "Stale",
     "Start",
     "Statement",
+    "StreamSpec",
     "Stored",
     "Swap",
     "Swapped",

@@ -17,6 +17,7 @@ from tidemill.adapters.postgres.queue import Queue
 from tidemill.adapters.postgres.session import Session
 from tidemill.adapters.postgres.statements import statements
 from tidemill.adapters.postgres.store import Store
+from tidemill.adapters.postgres.stream import StreamQueue
 from tidemill.errors import ConfigurationError
 from tidemill.model import (
     CollectionSpec,
@@ -32,7 +33,7 @@ from tidemill.model import (
 from tidemill.ports import Clock
 
 PARTS = ("store", "feed", "queue", "documents", "dead_letters", "commit")
-ABILITIES = ("delay", "dedup", "priority", "order", "peek", "purge", "deletes", "before")
+ABILITIES = ("delay", "dedup", "priority", "order", "key_order", "peek", "purge", "deletes", "before")
 
 
 class Postgres:
@@ -41,7 +42,7 @@ class Postgres:
     def __init__(self, address: Address, clock: Clock, *, random: chance.Random | None = None) -> None:
         self._session = Session(address, clock, random)
         self._at_once = max(address.pool // 2, 1)  # the other half is for who reads and settles
-        self._queues: dict[str, Queue] = {}
+        self._queues: dict[str, Queue | StreamQueue] = {}
         self._feeds: dict[str, Feed] = {}
         self.warnings: tuple[str, ...] = ()
 
@@ -74,14 +75,14 @@ class Postgres:
             self._feeds[source.name] = Feed(self._session, source)
         return self._feeds[source.name]
 
-    def queue(self, queue: QueueSpec) -> Queue:
+    def queue(self, queue: QueueSpec) -> Queue | StreamQueue:
         if queue.name not in self._queues:
-            self._queues[queue.name] = Queue(self._session, queue)
+            self._queues[queue.name] = (Queue if queue.key is None else StreamQueue)(self._session, queue)
         return self._queues[queue.name]
 
     def documents(self, source: Source) -> Documents:
         if not isinstance(source, CollectionSpec):
-            raise ConfigurationError(f"{source.name}: an existing table has no documents; read {source.table} yourself")
+            raise ConfigurationError(f"{source.name}: an existing table has no documents; read it yourself")
         return Documents(self._session, source)
 
     def dead_letters(self) -> DeadLetters:

@@ -84,10 +84,11 @@ def tick_function(s: str) -> str:
     """Writes a tick if there is news since the last one: a number was drawn for a change, or a transaction that was
     running when one was drawn has ended.
 
-    First the tick's own transaction gets its number, then the number of the last change is read, then the snapshot
-    is taken. So a change that the snapshot does not know either has a higher number, or its transaction began before
-    ours: it is among the running ones. (A snapshot names the running below its xmax only, and that is one above
-    the last transaction that *ended*; those from there up to our own were running too.)
+    First the number of the last change is read, then the tick's own transaction gets its number, then the snapshot
+    is taken. So a change that the snapshot does not know either has a higher number, or its transaction, which had its
+    number before the change had, began before ours: it is among the running ones. (A snapshot names the running below
+    its xmax only, and that is one above the last transaction that *ended*; those from there up to our own were running
+    too.) The other way round a transaction that begins between the two, and draws a low number, is neither.
     Ticks are made one at a time, so their order is that of their snapshots. Nobody waits for the disk: what relies on a
     tick is committed later and takes it along.
     The id is the time in milliseconds, so that an id forgotten in a crash does not come again; on another
@@ -116,8 +117,8 @@ BEGIN
         RETURN last.id;  -- somebody else is at it
     END IF;
     PERFORM set_config('synchronous_commit', 'off', true);
-    own := pg_current_xact_id();
     SELECT CASE WHEN is_called THEN last_value ELSE 0 END INTO drawn FROM {s}.change_seq;
+    own := pg_current_xact_id();
     SELECT * INTO last FROM {s}.tick ORDER BY id DESC LIMIT 1;
     line := left(pg_walfile_name(pg_current_wal_lsn()), 8);
     now_ms := (extract(epoch FROM clock_timestamp()) * 1000)::bigint
@@ -137,7 +138,7 @@ END $$"""
 def feed(names: Names, source: Source) -> list[str]:
     """The log of a feed and its registration; a log has a few children that are written and emptied in turn."""
     log, name, s = names.log(source.name), literal(source.name), names.schema
-    kind = "collection" if isinstance(source, CollectionSpec) else "table"
+    kind = type(source).__name__.removesuffix("Spec").lower()
     found = [
         f"INSERT INTO {s}.source (name, kind, partitions) VALUES ({name}, '{kind}', {source.partitions})"
         " ON CONFLICT DO NOTHING",

@@ -140,6 +140,7 @@ class Feed:
             more = read.more or read.window.last.id != self._session.watch.ticks.newest.id
             for name, logged in read.changes.items():
                 found[name] = Page(tuple(logged), str(here[name]), more)
+                self._ahead.pop(name, None)
                 count += len(logged)
         for name in here.keys() - found.keys():
             self._ahead[name] = (cursors[name], here[name])
@@ -152,8 +153,8 @@ class Feed:
         ticks, session = self._session.watch.ticks, self._session
         if not ticks:
             return None
-        if cursor.tick > ticks.newest.id:
-            known = await session.data.value(f"SELECT 1 FROM {session.names.schema}.tick WHERE id = $1", cursor.tick)
+        if (last := cursor.next or cursor.tick) > ticks.newest.id:
+            known = await session.data.value(f"SELECT 1 FROM {session.names.schema}.tick WHERE id = $1", last)
             return None if known else ticks  # it went down with a server: go on from the newest that is left
         if ticks.reaches(cursor.tick):
             return ticks

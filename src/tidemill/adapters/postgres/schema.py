@@ -16,7 +16,7 @@ from tidemill.adapters.postgres import capture, ddl, ddl_queue
 from tidemill.adapters.postgres.link import Link
 from tidemill.adapters.postgres.names import Names, literal
 from tidemill.errors import ConfigurationError, FormatTooNew
-from tidemill.model import FORMAT, CollectionSpec, Piece, QueueSpec, Source, TableSpec
+from tidemill.model import FORMAT, CollectionSpec, Piece, QueueSpec, Source, StreamSpec, TableSpec
 
 OLDEST = 130_000
 """The oldest server this is written for: 13, the first with `pg_current_snapshot` and `xid8`."""
@@ -39,11 +39,15 @@ def items(names: Names, sources: Sequence[Source], queues: Sequence[QueueSpec]) 
     found = [Item("base", tuple(ddl.base(names)))]
     for source in sources:
         made = ddl.feed(names, source)
-        if isinstance(source, CollectionSpec):
+        if isinstance(source, StreamSpec):
+            found.append(Item(f"stream {source.name}", (*made, *ddl_queue.dedup(names))))
+        elif isinstance(source, CollectionSpec):
             found.append(Item(f"collection {source.name}", (*made, *ddl.documents(names, source))))
         else:
             found.append(Item(f"table {source.name}", (*made, *capture.functions(names, source))))
-    found += [Item(f"queue {queue.name}", tuple(ddl_queue.queue(names, queue))) for queue in queues]
+    found += [
+        Item(f"queue {queue.name}", tuple(ddl_queue.queue(names, queue))) for queue in queues if queue.key is None
+    ]
     return found
 
 

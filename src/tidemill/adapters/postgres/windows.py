@@ -70,9 +70,13 @@ class Tick:
 
     @property
     def running(self) -> str:
-        """The transactions that were running, as PostgreSQL writes an array of them."""
-        snapshot = self.snapshot
-        return "{" + ",".join(map(str, (*snapshot.running, *range(snapshot.xmax, self.xact)))) + "}"
+        """The transactions that were running, as PostgreSQL writes an array of them.
+
+        Those that began after the tick's own are left out: their changes are found by their higher numbers.
+        """
+        running, xmax = self.snapshot.running, self.snapshot.xmax
+        before = running[: bisect_left(running, self.xact)]
+        return "{" + ",".join(map(str, (*before, *range(xmax, self.xact)))) + "}"
 
 
 def tick_of(id: int, seq: int, era: int, text: str, xact: str) -> Tick:
