@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
+import random
 import shutil
 import subprocess
 import time
@@ -337,6 +339,27 @@ async def test_connections_are_few_and_have_names(postgres: Server, postgres_url
         assert postgres.psql(counted) == "tidemill control|2\ntidemill data|3\ntidemill watch|1"
     await asyncio.sleep(0.1)
     assert postgres.psql(counted) == ""
+
+
+async def test_a_call_that_is_cancelled_while_it_connects(postgres_url: str) -> None:
+    logged: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: logged.append(context))
+    chance = random.Random(1)
+    async with opened(f"{postgres_url}?pool=2") as found:
+        for _ in range(50):
+            await asyncio.sleep(0)
+            calling = [asyncio.create_task(found.queue(JOBS).depth()) for _ in range(3)]
+            found._session.data._pool._holders[0].terminate()
+            await asyncio.sleep(chance.random() * 0.004)
+            for call in calling:
+                call.cancel()
+            await asyncio.gather(*calling, return_exceptions=True)
+        await write(found)
+        await asyncio.sleep(0.2)
+        assert found._session.data._pool.get_idle_size() == found._session.data._pool.get_size()
+    gc.collect()
+    await asyncio.sleep(0)
+    assert logged == []
 
 
 # --- a server that goes and comes ---------------------------------------------------------------------------
