@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
+import random
 import shutil
 import subprocess
 import time
@@ -339,6 +341,27 @@ async def test_connections_are_few_and_have_names(postgres: Server, postgres_url
     assert postgres.psql(counted) == ""
 
 
+async def test_a_call_that_is_cancelled_while_it_connects(postgres_url: str) -> None:
+    logged: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: logged.append(context))
+    chance = random.Random(1)
+    async with opened(f"{postgres_url}?pool=2") as found:
+        for _ in range(50):
+            await asyncio.sleep(0)
+            calling = [asyncio.create_task(found.queue(JOBS).depth()) for _ in range(3)]
+            found._session.data._pool._holders[0].terminate()
+            await asyncio.sleep(chance.random() * 0.004)
+            for call in calling:
+                call.cancel()
+            await asyncio.gather(*calling, return_exceptions=True)
+        await write(found)
+        await asyncio.sleep(0.2)
+        assert found._session.data._pool.get_idle_size() == found._session.data._pool.get_size()
+    gc.collect()
+    await asyncio.sleep(0)
+    assert logged == []
+
+
 # --- a server that goes and comes ---------------------------------------------------------------------------
 
 
@@ -439,24 +462,24 @@ async def test_the_server_is_away_for_a_while(own: Server) -> None:
         assert await works_again(found) < 1.0
 
 
-async def take_all(own: Server, taken: list[Any]) -> None:
-    """Every connection there is."""
+async def take_all(server: Server) -> list[Any]:
+    """As many connections as the server still gives."""
+    taken: list[Any] = []
     try:
         while True:
-            taken.append(await asyncpg.connect(own.url("postgres")))
+            taken.append(await asyncpg.connect(server.url("postgres")))
     except asyncpg.TooManyConnectionsError:
-        return
+        return taken
 
 
 async def test_others_took_all_connections(own: Server) -> None:
     async with opened(own.create("shop")) as found:
         await write(found)
-        taken: list[Any] = []
-        await take_all(own, taken)
+        taken = await take_all(own)
         try:
             own_ones = OURS.format("shop")
             await taken[0].execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {own_ones}")
-            await take_all(own, taken)
+            taken += await take_all(own)
             assert set((await calls(found)).values()) <= {"Unavailable"}
             with pytest.raises(Unavailable, match=r"too many clients already; lower \?pool= in the URL, or raise"):
                 await found.store().get(["a"])

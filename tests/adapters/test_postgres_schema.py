@@ -26,15 +26,17 @@ from tidemill.model import (
     QueueSpec,
     Record,
     Source,
+    StreamSpec,
     Swap,
     TableSpec,
 )
 
 ORDERS = CollectionSpec("orders", 2, ("total",))
 STOCK = TableSpec("stock", "stock", "sku", "place", 2)
-ODD = TableSpec("odd", '"Odd 100% it"', 'the "id"', "the %", 2, before=True)
 JOBS = QueueSpec("jobs", dedup_window=1.0)
-SOURCES: Sequence[Source] = (ORDERS, STOCK)
+STREAM = StreamSpec.of("calls")
+CALLS = QueueSpec("calls", key="number")
+SOURCES: Sequence[Source] = (ORDERS, STOCK, STREAM)
 MAKE_STOCK = "CREATE TABLE stock (sku text PRIMARY KEY, place text NOT NULL, n int);"
 
 
@@ -209,6 +211,10 @@ async def work(found: Postgres) -> None:
     await queue.settle([Outcome(one, Done()) for one in deliveries])
     await queue.peek("", 10)
     await queue.purge()
+    calls = found.queue(CALLS)
+    await calls.send([Message("calls", str(n), b"{}", key="k", dedup=str(n)) for n in range(3)])
+    await calls.depth()
+    assert len(await read_all(found, STREAM, 3)) == 3
     await found.dead_letters().put([DeadLetter("queue/jobs", "1", None, 1, b"{}", 1, "r", "e", 1.0, {}, {})])
     assert await found.dead_letters().release("queue/jobs", ["1"]) == 1
 
@@ -333,8 +339,9 @@ async def test_drop_takes_all_and_only_what_is_ours(postgres: Server, base: str,
     async with opened(postgres_url) as found:
         await found.documents(ORDERS).write([Put("orders", "1", "k", b"{}")])
         await found.queue(JOBS).send([Message("jobs", "1", b"{}")])
+        await found.queue(CALLS).send([Message("calls", "1", b"{}", key="k")])
         contents = await database(postgres_url).schema_contents()
-        assert contents.counts == {"documents": 1, "changes": 1, "messages": 1, "dead letters": 0, "records": 0}
+        assert contents.counts == {"documents": 1, "changes": 1, "messages": 2, "dead letters": 0, "records": 0}
         assert (contents.triggers, contents.foreign, contents.users > 0) == (["stock"], [], True)
     await database(postgres_url).schema_drop()
     await database(postgres_url).schema_drop()

@@ -194,7 +194,6 @@ async def check(link: Link, spec: TableSpec) -> list[tuple[str, str]]:
             f"{spec.name}: there is no table {spec.table!r}{near(spec.table, [r[0] for r in known])}"
         )
     members = [(row[0], row[1]) for row in await link.fetch(MEMBERS, spec.table)]
-    await backfill.key_of(link, spec)
     kind = await link.fetchval("SELECT relkind::text FROM pg_class WHERE oid = $1::text::regclass", spec.table)
     if kind not in ("r", "p"):
         raise ConfigurationError(f"{spec.name}: {spec.table!r} is a view or a foreign table; name the table itself")
@@ -210,6 +209,7 @@ async def check(link: Link, spec: TableSpec) -> list[tuple[str, str]]:
             raise ConfigurationError(
                 f"{spec.name}: table {spec.table!r} has no column {column!r}{near(column, sorted(columns))}"
             )
+    await backfill.key_of(link, spec)
     return members
 
 

@@ -10,7 +10,7 @@ from tidemill.adapters.postgres import rights, schema
 from tidemill.adapters.postgres.link import Link
 from tidemill.adapters.postgres.names import Names, quoted
 from tidemill.errors import ConfigurationError, Refused
-from tidemill.model import CollectionSpec, Contents, QueueSpec, Source, TableSpec
+from tidemill.model import CollectionSpec, Contents, QueueSpec, Source, StreamSpec, TableSpec
 
 PATIENCE = "10s"
 """How long a drop waits for those who use a table."""
@@ -99,6 +99,8 @@ async def _declared(link: Link, names: Names) -> tuple[list[Source], list[QueueS
             sources.append(CollectionSpec(name))
         elif what == "table":
             sources.append(TableSpec(name, name, "id", "id"))
+        elif what == "stream":
+            sources.append(StreamSpec(name, name))
         elif what == "queue":
             queues.append(QueueSpec(name))
     return sources, queues
@@ -122,12 +124,17 @@ def _bare(part: str) -> str:
 async def _counts(link: Link, names: Names, sources: Sequence[Source], queues: Sequence[QueueSpec]) -> dict[str, int]:
     tables = {
         "documents": [names.documents(source.name) for source in sources if isinstance(source, CollectionSpec)],
-        "changes": [names.log(source.name) for source in sources],
-        "messages": [names.messages(queue.name) for queue in queues],
+        "changes": [names.log(source.name) for source in sources if not isinstance(source, StreamSpec)],
+        "messages": [
+            *(names.messages(queue.name) for queue in queues),
+            *(names.log(source.name) for source in sources if isinstance(source, StreamSpec)),
+        ],
         "dead letters": [names.of("letter")],
         "records": [names.of("record")],
     }
-    return {
-        what: sum([await link.fetchval(f"SELECT count(*) FROM {name}") for name in found])
-        for what, found in tables.items()
-    }
+    return {what: sum([await _count(link, name) for name in found]) for what, found in tables.items()}
+
+
+async def _count(link: Link, table: str) -> int:
+    there = await link.fetchval("SELECT to_regclass($1) IS NOT NULL", table)
+    return await link.fetchval(f"SELECT count(*) FROM {table}") if there else 0

@@ -153,7 +153,7 @@ class Watch:
 
     async def _asked_for(self) -> None:
         while not (self.bell.anybody or self._owed or self._asked):
-            await self._clock.wait(self._wake, 1.0)
+            await self._clock.wait(self._wake, UNHEARD)
             self._wake.clear()
 
     async def _news(self, link: Any, *, fresh: bool) -> bool:
