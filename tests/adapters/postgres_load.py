@@ -179,9 +179,7 @@ def _check_key(written: Written, changes: Sequence[Logged]) -> None:
 def delays(written: Written, found: Found) -> list[float]:
     """Seconds from each commit to the change's delivery, sorted."""
     return sorted(
-        found.at[row, n] - change.committed
-        for row, numbers in written.changes.items()
-        for n, change in numbers.items()
+        found.at[row, n] - change.committed for row, numbers in written.changes.items() for n, change in numbers.items()
     )
 
 

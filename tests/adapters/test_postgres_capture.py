@@ -189,7 +189,9 @@ async def test_before_images(shop: Shop) -> None:
 
 
 async def test_statements_that_touch_nothing(parcels: Shop) -> None:
-    await parcels.run("UPDATE parcels SET note = 'y'", "DELETE FROM parcels", "INSERT INTO parcels SELECT 1 WHERE false")
+    await parcels.run(
+        "UPDATE parcels SET note = 'y'", "DELETE FROM parcels", "INSERT INTO parcels SELECT 1 WHERE false"
+    )
     assert await parcels.short() == []
     drawn = await parcels.link.fetchval("SELECT is_called FROM tidemill.change_seq")
     assert drawn is False
@@ -220,7 +222,12 @@ async def test_cascades(shop: Shop) -> None:
         "INSERT INTO parcels VALUES (1, 'ann', 'x')", "INSERT INTO lines VALUES (10, 1), (11, 1)",
         "UPDATE parcels SET nr = 5", "DELETE FROM parcels",
     )  # fmt: skip
-    assert await shop.short() == [("put", "1", "ann"), ("delete", "1", "ann"), ("put", "5", "ann"), ("delete", "5", "ann")]
+    assert await shop.short() == [
+        ("put", "1", "ann"),
+        ("delete", "1", "ann"),
+        ("put", "5", "ann"),
+        ("delete", "5", "ann"),
+    ]
     found = await shop.short(lines)
     assert [sorted(found[:2]), sorted(found[6:])] == [
         [("put", "10", "1"), ("put", "11", "1")], [("delete", "10", "5"), ("delete", "11", "5")],
@@ -306,7 +313,7 @@ async def test_columns_come_go_and_change_while_it_runs(parcels: Shop) -> None:
 )
 async def test_odd_names(shop: Shop, table: str, sql: str, id: str, key: str) -> None:
     id_sql, key_sql = ('"' + name.replace('"', '""') + '"' for name in (id, key))
-    spec = TableSpec("Größe %s \"it's\" " + "n" * 60, table, id=id, key=key, partitions=2, before=True)
+    spec = TableSpec('Größe %s "it\'s" ' + "n" * 60, table, id=id, key=key, partitions=2, before=True)
     await shop.run(
         "CREATE SCHEMA s1",
         f"CREATE TABLE {sql} ({id_sql} text PRIMARY KEY, {key_sql} text)",
