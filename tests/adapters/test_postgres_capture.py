@@ -168,17 +168,70 @@ async def test_cascades(shop: Shop) -> None:
     assert [one for one in found[2:6] if one[1] == "10"] == [("delete", "10", "1"), ("put", "10", "5")]
 
 
-async def test_writes_of_a_trigger_of_the_table_itself(parcels: Shop) -> None:
-    """A trigger AFTER that writes the same rows again: the newest comes last."""
-    await parcels.run(
-        "CREATE FUNCTION again() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
-        " UPDATE parcels SET note = 'again' WHERE nr = NEW.nr AND note <> 'again'; RETURN NULL; END $$",
-        "CREATE TRIGGER aa AFTER INSERT OR UPDATE ON parcels FOR EACH ROW EXECUTE FUNCTION again()",
-        "INSERT INTO parcels VALUES (1, 'ann', 'x')",
+AGAIN = """
+CREATE FUNCTION again() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    CASE NEW.note
+        WHEN 'note' THEN UPDATE parcels SET note = 'again' WHERE nr = NEW.nr;
+        WHEN 'owner' THEN UPDATE parcels SET note = 'again', owner = 'eve' WHERE nr = NEW.nr;
+        WHEN 'nr' THEN UPDATE parcels SET note = 'again', nr = NEW.nr + 100 WHERE nr = NEW.nr;
+        WHEN 'gone' THEN DELETE FROM parcels WHERE nr = NEW.nr;
+        WHEN 'more' THEN INSERT INTO parcels VALUES (NEW.nr + 1, NEW.owner, 'note');
+        ELSE
+    END CASE;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER aa AFTER INSERT OR UPDATE ON parcels FOR EACH ROW EXECUTE FUNCTION again();
+CREATE FUNCTION back() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    IF OLD.note = 'back' THEN INSERT INTO parcels VALUES (OLD.nr, OLD.owner, 'it is'); END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER bb AFTER DELETE ON parcels FOR EACH ROW EXECUTE FUNCTION back();
+"""
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize(
+    "statements",
+    [
+        ["INSERT INTO parcels VALUES (1, 'ann', 'note'), (2, 'ann', 'x')"],
+        ["INSERT INTO parcels VALUES (1, 'ann', 'owner')"],
+        ["INSERT INTO parcels VALUES (1, 'ann', 'nr')"],
+        ["INSERT INTO parcels VALUES (1, 'ann', 'gone'), (2, 'ann', 'more')"],
+        ["INSERT INTO parcels VALUES (1, 'ann', 'x')", "UPDATE parcels SET owner = 'bob', note = 'owner'"],
+        ["INSERT INTO parcels VALUES (1, 'ann', 'x')", "UPDATE parcels SET note = 'gone'"],
+        ["INSERT INTO parcels VALUES (1, 'ann', 'back')", "DELETE FROM parcels"],
+        ["BEGIN", "INSERT INTO parcels VALUES (1, 'a', 'note')", "INSERT INTO parcels VALUES (2, 'a', 'x')", "COMMIT"],
+    ],
+)
+async def test_triggers_that_write_the_table_again(shop: Shop, before: bool, statements: list[str]) -> None:
+    """The last that comes of each row is what is in the table, under the key that it has."""
+    spec = TableSpec("parcels", "parcels", id="nr", key="owner", partitions=4, before=before)
+    await shop.run(CREATE, AGAIN)
+    await shop.open(spec)
+    await shop.run(*statements)
+    last = {(change.document, change.key): change for change in await shop.changes(spec)}
+    there = {(f"{row[0]}", row[1]): row[2] for row in await shop.link.fetch("SELECT * FROM parcels")}
+    assert {place: body(change)["note"] for place, change in last.items() if change.kind == "put"} == there
+
+
+async def test_without_such_triggers_nothing_comes_twice(parcels: Shop) -> None:
+    await parcels.run(AGAIN, "INSERT INTO parcels VALUES (1, 'ann', 'note')")
+    await parcels.changes()
+    await parcels.run("BEGIN", "UPDATE parcels SET note = 'x'", "INSERT INTO parcels VALUES (2, 'ann', 'x')", "COMMIT")
+    assert await parcels.short() == [("put", "1", "ann"), ("put", "2", "ann")]
+
+
+async def test_cascades_within_a_table(shop: Shop) -> None:
+    tree = TableSpec("tree", "tree", id="id", key="id", partitions=2)
+    await shop.run(
+        "CREATE TABLE tree (id int PRIMARY KEY, above int REFERENCES tree ON UPDATE CASCADE ON DELETE CASCADE)"
     )
-    found = await parcels.changes()
-    assert [change.kind for change in found] == ["put", "put"]
-    assert body(found[-1])["note"] == "again"
+    await shop.open(tree)
+    await shop.run(
+        "INSERT INTO tree VALUES (1, NULL), (2, 1), (3, 2), (4, 3)", "UPDATE tree SET id = id + 10", "DELETE FROM tree WHERE id = 13"
+    )
+    last = {change.document: change for change in await shop.changes(tree)}
+    assert {id: body(change)["above"] for id, change in last.items() if change.kind == "put"} == {"11": None, "12": 11}
 
 
 # --- columns and values -----------------------------------------------------------------------------------------

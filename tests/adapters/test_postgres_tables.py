@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 
 import asyncpg
 import pytest
@@ -167,7 +168,8 @@ async def test_another_key_is_captured_by_the_new_declaration(parcels: Shop) -> 
 async def test_two_schemas_capture_one_table(shop: Shop) -> None:
     await shop.run(CREATE)
     await shop.open(SHOP)
-    async with shop_at(shop.url + "?schema=other") as other:
+    async with AsyncExitStack() as stack:
+        other = Shop(shop.url + "?schema=other", shop.link, stack)
         await other.open(SHOP)
         await shop.run("INSERT INTO parcels VALUES (1, 'ann', 'x')")
         await shop.open(SHOP)

@@ -18,7 +18,7 @@ moves from one to another by an UPDATE comes as an update of the table. Not seen
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from hashlib import blake2b
 
@@ -72,15 +72,47 @@ def functions(names: Names, spec: TableSpec) -> list[str]:
     gone = f"{into}1, r.doc, r.key, NULL, {old} FROM {former} r, {origin}"
     single = gone.replace(former, rows_of(spec, "(SELECT OLD.*)"))
     emptied = gone.replace(former, rows_of(spec, "ONLY \0")).replace("%", "%%").replace("\0", "%s")
+    mend = nested(spec, into, origin, old)
     bodies = {
-        "insert": [put],
-        "update": [update],
+        "insert": [put, *mend("changed")],
+        "update": [update, *mend("changed")],
         "moved": [single],
-        "rekey": [moved, update],
-        "delete": [gone],
+        "rekey": [moved, update, *mend("changed")],
+        "delete": [gone, *mend("former")],
         "truncate": [f"EXECUTE format({literal(emptied)}, TG_RELID::regclass)"],
     }
     return [function(names, spec, what, statements) for what, statements in bodies.items()]
+
+
+def nested(spec: TableSpec, into: str, origin: str, old: str) -> Callable[[str], list[str]]:
+    """What follows the log of a statement if triggers of the table have written captured rows meanwhile.
+
+    A trigger FOR EACH ROW runs before those for the statement, so what it writes is logged before what it followed.
+    Then the rows as they are now are logged again, if they differ.
+    """
+    id, key = quoted(spec.id), quoted(spec.key)
+
+    def mend(rows: str) -> list[str]:
+        now = rows_of(spec, f"(SELECT * FROM \0 n WHERE n.{id} IN (SELECT c.{id} FROM {rows} c))")
+        same = f"n.{id} = c.{id} AND n.{key} IS NOT DISTINCT FROM c.{key}"
+        gone = rows_of(spec, f"(SELECT * FROM {rows} c WHERE NOT EXISTS (SELECT FROM \0 n WHERE {same}))")
+        image = f"(SELECT convert_to(to_jsonb(c)::text, 'UTF8') FROM {rows} c WHERE to_jsonb(c)->>{literal(spec.id)} = r.doc)"
+        sql = [
+            f"{into}0, r.doc, r.key, convert_to(r.body::text, 'UTF8'), {image if spec.before else 'NULL'}"
+            f" FROM {now} r, {origin}"
+        ]
+        if rows == "changed":
+            sql[0] += " WHERE NOT EXISTS (SELECT FROM changed c WHERE to_jsonb(c) = r.body)"
+            sql.insert(0, f"{into}1, r.doc, r.key, NULL, {old} FROM {gone} r, {origin}")
+        run = [
+            f"EXECUTE format({literal(one.replace('%', '%%').replace(chr(0), '%1$s'))}, TG_RELID::regclass)" for one in sql
+        ]
+        return [
+            "IF pg_trigger_depth() > 1 THEN PERFORM set_config('tidemill.nested', 'yes', true); END IF",
+            f"IF current_setting('tidemill.nested', true) = 'yes' THEN {'; '.join(run)}; END IF",
+        ]
+
+    return mend
 
 
 def function(names: Names, spec: TableSpec, what: str, statements: Sequence[str]) -> str:
