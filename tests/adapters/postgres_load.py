@@ -22,6 +22,7 @@ from tidemill.model import CollectionSpec, Commit, Logged, Page, Put, Source, Ta
 TABLE = TableSpec("rows", "hot", id="id", key="grp", partitions=4)
 COLLECTION = CollectionSpec("notes", partitions=4)
 ROWS, GROUPS = 15, 4
+LOST = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
 
 CREATE = f"""
 CREATE TABLE hot (id int PRIMARY KEY, grp text NOT NULL, n int NOT NULL);

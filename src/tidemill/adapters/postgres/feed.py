@@ -83,6 +83,8 @@ class Feed:
                 session.watch.check()
                 pages = await self._pages(cursors, limit)
                 if not pages and await self._fill(cursors):
+                    if wait <= 0:
+                        await session.watch.fresh()
                     continue
                 left = end - clock.monotonic()
                 if pages or left <= 0:

@@ -117,7 +117,7 @@ async def _source(link: Link, names: Names, source: Source, *, made_before: bool
         except ConfigurationError as error:
             return [*found, Piece(f"table {source.table}", "problem", str(error))]
         there = {
-            (row[0], row[1]): row[2] for row in await link.fetch(OURS, names.schema, capture.trigger_prefix(source))
+            (row[0], row[1]): row[2] for row in await link.fetch(OURS, names.schema, capture.trigger_prefix(names, source))
         }
         found += _triggers(names, source, members, there)
     return found

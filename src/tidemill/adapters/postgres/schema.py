@@ -132,7 +132,7 @@ async def register(link: Link, names: Names, sources: Sequence[Source]) -> list[
                 f" declare {stored} (keys would change their partition)"
             )
         if isinstance(source, TableSpec):
-            state = "changed" if await capture.existing(link, source) else "made"
+            state = "changed" if await capture.existing(link, names, source) else "made"
             if await capture.installed(link, names, source):
                 state = "there"
             else:

@@ -101,7 +101,7 @@ def _registered(names: Names, spec: TableSpec) -> str:
 
 def triggers(names: Names, spec: TableSpec) -> str:
     """The triggers of the table and of all members that it has when this is run."""
-    prefix = capture.trigger_prefix(spec)
+    prefix = capture.trigger_prefix(names, spec)
     drop = "".join(
         f"        {_execute(f'DROP TRIGGER IF EXISTS {quoted(prefix + what)} ON {MEMBER}')}" for what in WHATS
     )
