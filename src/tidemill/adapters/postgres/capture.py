@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 
 from tidemill.adapters.postgres import backfill
+from tidemill.adapters.postgres.address import SCHEMA
 from tidemill.adapters.postgres.link import Link
 from tidemill.adapters.postgres.names import Names, literal, quoted, short
 from tidemill.errors import ConfigurationError
@@ -35,9 +36,11 @@ SELECT m.oid::regclass::text, c.relkind::text FROM member m JOIN pg_class c USIN
 """
 
 TRIGGERS = """
-SELECT tgrelid::regclass::text, tgname, pg_get_triggerdef(oid) FROM pg_trigger
-WHERE tgname LIKE $1 AND NOT tgisinternal
+SELECT tgrelid::regclass::text, tgname::text, tgenabled <> 'D' FROM pg_trigger t JOIN pg_proc f ON f.oid = tgfoid
+WHERE f.pronamespace = to_regnamespace($1) AND tgname = ANY ($2::text[]) AND NOT tgisinternal
 """
+
+WHATS = ("insert", "update", "moved", "rekey", "delete", "truncate")
 
 TABLE = "\0"
 """Where a table's name is put in by the server: a letter that no SQL text has."""
@@ -97,7 +100,7 @@ def rows_of(spec: TableSpec, table: str) -> str:
 async def install(link: Link, names: Names, spec: TableSpec) -> None:
     """Make the triggers of a table and its members, or make them anew when they differ."""
     members = await check(link, spec)
-    there = await existing(link, spec)
+    there = await existing(link, names, spec)
     for member, kind in members:
         wanted = triggers(names, spec, member, kind, plain=len(members) == 1)
         if there.get(member, {}).keys() == wanted.keys():
@@ -120,7 +123,7 @@ async def install(link: Link, names: Names, spec: TableSpec) -> None:
 async def installed(link: Link, names: Names, spec: TableSpec) -> bool:
     """Whether all triggers are there and made for this declaration. Raises for a table that cannot be captured."""
     members = await check(link, spec)
-    there = await existing(link, spec)
+    there = await existing(link, names, spec)
     declared = await link.fetchval(
         "SELECT (table_name, id_column, key_column, before) IS NOT DISTINCT FROM"
         " ($2::text, $3::text, $4::text, $5::boolean)"
@@ -138,17 +141,19 @@ async def installed(link: Link, names: Names, spec: TableSpec) -> bool:
     )
 
 
-async def existing(link: Link, spec: TableSpec) -> dict[str, dict[str, str]]:
-    """Our triggers by table."""
-    found: dict[str, dict[str, str]] = {}
-    prefix = trigger_prefix(spec).replace("\\", "\\\\").replace("_", "\\_")
-    for table, name, sql in await link.fetch(TRIGGERS, f"{prefix}%"):
-        found.setdefault(table, {})[name] = sql
+async def existing(link: Link, names: Names, spec: TableSpec) -> dict[str, dict[str, bool]]:
+    """The triggers of this feed by table, and whether they fire."""
+    found: dict[str, dict[str, bool]] = {}
+    wanted = [trigger(names, spec, what) for what in WHATS]
+    for table, name, fires in await link.fetch(TRIGGERS, names.schema, wanted):
+        found.setdefault(table, {})[name] = fires
     return found
 
 
-def trigger_prefix(spec: TableSpec) -> str:
-    return f"tidemill_{short(spec.name)}_"
+def trigger(names: Names, spec: TableSpec, what: str) -> str:
+    """The name of a trigger: of its own for each feed in each schema, for several may capture one table."""
+    schema = names.schema.strip('"')
+    return f"tidemill_{short(spec.name if schema == SCHEMA else f'{schema}_{spec.name}')}_{what}"
 
 
 def triggers(names: Names, spec: TableSpec, member: str, kind: str, *, plain: bool) -> dict[str, str]:
@@ -175,9 +180,8 @@ def triggers(names: Names, spec: TableSpec, member: str, kind: str, *, plain: bo
         )
     if kind != "p":
         made["truncate"] = f"BEFORE TRUNCATE ON {member} {each}"
-    prefix = trigger_prefix(spec)
     return {
-        f"{prefix}{what}": f"CREATE TRIGGER {quoted(prefix + what)} {when}"
+        trigger(names, spec, what): f"CREATE TRIGGER {quoted(trigger(names, spec, what))} {when}"
         f" EXECUTE FUNCTION {names.capture(spec.name, what)}()"
         for what, when in made.items()
     }
