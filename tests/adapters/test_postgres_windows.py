@@ -92,7 +92,10 @@ def test_no_window_spans_two_eras() -> None:
     assert ([tick.id for tick in window.ticks], window.upto, window.empty) == ([2], END, False)
     border = ticks.window(Cursor(2), 100)
     assert border is not None
-    assert border.empty
+    assert ([tick.id for tick in border.ticks], border.empty) == ([3], True)
+    after = ticks.window(Cursor(3), 100)
+    assert after is not None
+    assert ([tick.id for tick in after.ticks], after.empty) == ([4], False)
 
 
 def test_a_transaction_is_in_the_first_window_that_sees_it() -> None:
