@@ -76,7 +76,7 @@ def test_windows_are_merged_as_far_as_they_fit_a_page() -> None:
 
     def ends(cursor: str, most: int) -> tuple[list[int], int] | None:
         window = ticks.window(parse_cursor(cursor), most)
-        return window and ([tick.id for tick in window.ticks], window.upto)
+        return None if window is None else ([tick.id for tick in window.ticks], window.upto)
 
     assert ends("1", 5) == ([2], 30)
     assert ends("1", 20) == ([2, 3], 40)
