@@ -95,7 +95,14 @@ async def test_a_member_that_leaves(shop: Shop) -> None:
     await shop.run("ALTER TABLE parcels DETACH PARTITION low", "INSERT INTO low VALUES (1, 'ann', 'x')")
     await shop.open(SHOP)
     await shop.run("INSERT INTO low VALUES (2, 'ann', 'x')", "INSERT INTO parcels VALUES (101, 'bob', '')")
-    assert ("put", "101", "bob") in await shop.short()
+    assert await shop.short() == [("put", "1", "ann"), ("put", "101", "bob")]
+
+
+async def test_another_table_of_the_same_name_for_us(parcels: Shop) -> None:
+    await parcels.run(CREATE.replace("parcels", "letters"))
+    await parcels.open(TableSpec("parcels", "letters", id="nr", key="owner", partitions=4))
+    await parcels.run("INSERT INTO parcels VALUES (1, 'ann', 'x')", "INSERT INTO letters VALUES (2, 'ann', 'x')")
+    assert await parcels.short() == [("put", "2", "ann")]
 
 
 async def test_inherited_tables(shop: Shop) -> None:

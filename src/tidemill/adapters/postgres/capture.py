@@ -140,12 +140,13 @@ async def install(link: Link, names: Names, spec: TableSpec) -> None:
     plain = len(members) == 1
     wanted = {member: triggers(names, spec, member, kind, plain=plain) for member, kind in members}
     differing = [one for one in wanted if not declared or there.get(one, set()) != wanted[one].keys()]
+    differing += there.keys() - wanted.keys()  # was a member once, or the table of another declaration
     dropping = any(one in there for one in differing)
     await lock(link, spec, differing, "ACCESS EXCLUSIVE" if dropping else "SHARE ROW EXCLUSIVE")
-    for member in differing:
-        for name in there.get(member, ()):
-            await link.execute(f"DROP TRIGGER {quoted(name)} ON {member}")
-        for sql in wanted[member].values():
+    for table in differing:
+        for name in there.get(table, ()):
+            await link.execute(f"DROP TRIGGER {quoted(name)} ON {table}")
+        for sql in wanted.get(table, {}).values():
             await link.execute(sql)
     if not declared:
         await link.execute(
@@ -174,9 +175,8 @@ async def installed(link: Link, names: Names, spec: TableSpec) -> bool:
     members = await check(link, spec)
     there = await existing(link, names, spec)
     plain = len(members) == 1
-    return await is_declared(link, names, spec) and all(
-        there.get(member, set()) == triggers(names, spec, member, kind, plain=plain).keys() for member, kind in members
-    )
+    wanted = {member: set(triggers(names, spec, member, kind, plain=plain)) for member, kind in members}
+    return there == wanted and await is_declared(link, names, spec)
 
 
 async def is_declared(link: Link, names: Names, spec: TableSpec) -> bool:
