@@ -173,8 +173,8 @@ def _check_key(written: Written, changes: Sequence[Logged]) -> None:
         one = written.changes[row][n]
         assert one.committed >= latest
         latest = max(latest, one.asked)
-    for one, other in pairwise(changes):
-        assert one.order >> RANKS < other.order >> RANKS or int(one.id) < int(other.id)
+    for before, after in pairwise(changes):
+        assert before.order >> RANKS < after.order >> RANKS or int(before.id) < int(after.id)
 
 
 def delays(written: Written, found: Found) -> list[float]:

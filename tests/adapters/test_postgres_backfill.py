@@ -77,8 +77,8 @@ async def write(url: str, until: float, seed: int) -> None:
         ("b text PRIMARY KEY, c int", "SELECT 'ä ' || n, n"),
         ("c int, b uuid PRIMARY KEY", "SELECT n, gen_random_uuid()"),
         (
-            "at timestamptz, c int, b numeric, PRIMARY KEY (at, b)",
-            "SELECT timestamptz 'epoch' + n * interval '1us', n, n",
+            "at timestamptz, c int, b numeric, PRIMARY KEY (at,b)",
+            "SELECT 'epoch'::timestamptz + n * interval '1us', n, n",
         ),
         ("c int, b text, PRIMARY KEY (b) INCLUDE (c)", "SELECT n, n::text"),
         ("c int PRIMARY KEY, b text GENERATED ALWAYS AS ('x' || c::text) STORED", "SELECT n"),

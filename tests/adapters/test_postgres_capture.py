@@ -129,9 +129,7 @@ async def test_before_images(shop: Shop) -> None:
 
 
 async def test_statements_that_touch_nothing(parcels: Shop) -> None:
-    await parcels.run(
-        "UPDATE parcels SET note = 'y'", "DELETE FROM parcels", "INSERT INTO parcels SELECT 1 WHERE false"
-    )
+    await parcels.run("UPDATE parcels SET note = 'y'", "DELETE FROM parcels", "INSERT INTO parcels SELECT WHERE false")
     assert await parcels.short() == []
     drawn = await parcels.link.fetchval("SELECT is_called FROM tidemill.change_seq")
     assert drawn is False
@@ -162,12 +160,9 @@ async def test_cascades(shop: Shop) -> None:
         "INSERT INTO parcels VALUES (1, 'ann', 'x')", "INSERT INTO lines VALUES (10, 1), (11, 1)",
         "UPDATE parcels SET nr = 5", "DELETE FROM parcels",
     )  # fmt: skip
-    assert await shop.short() == [
-        ("put", "1", "ann"),
-        ("delete", "1", "ann"),
-        ("put", "5", "ann"),
-        ("delete", "5", "ann"),
-    ]
+    assert [(kind, id) for kind, id, _ in await shop.short()] == [
+        ("put", "1"), ("delete", "1"), ("put", "5"), ("delete", "5"),
+    ]  # fmt: skip
     found = await shop.short(lines)
     assert [sorted(found[:2]), sorted(found[6:])] == [
         [("put", "10", "1"), ("put", "11", "1")], [("delete", "10", "5"), ("delete", "11", "5")],
@@ -270,7 +265,8 @@ async def test_values_are_faithful(shop: Shop) -> None:
     del found["k"], found["twice"]
     assert found == {
         "id": "00000000-0000-0000-0000-00000000000a", "b": "\\x00ff", "tags": ["a", None, "b c"],
-        "j": {"x": [1, None]}, "f": "NaN", "d": "2024-02-29", "flag": True, "big": 9223372036854775807, "js": {"a": 1.0},
+        "j": {"x": [1, None]}, "f": "NaN", "d": "2024-02-29", "flag": True, "big": 9223372036854775807,
+        "js": {"a": 1.0},
     }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
+import asyncpg
 import pytest
 
 from tests.adapters import postgres_load as load
@@ -19,7 +20,7 @@ from tests.servers.postgres import Postgres as Server
 from tests.servers.process import environment
 from tidemill.adapters.postgres import Postgres, feed, trimming
 from tidemill.errors import TidemillError
-from tidemill.model import Expired, Logged, Page, Put
+from tidemill.model import Commit, Expired, Logged, Page, Put
 
 LONG = 1e6
 
@@ -101,7 +102,7 @@ async def test_nobody_who_has_the_log_open_is_waited_for(database: Postgres, pos
     await put(database, *range(20))
     async with connected(postgres_url) as writer, connected(postgres_url) as reader:
         await writer.execute("BEGIN")
-        for statement in database.statements(load.Commit(writes=(Put("notes", "late", "late", b"{}"),))):
+        for statement in database.statements(Commit(writes=(Put("notes", "late", "late", b"{}"),))):
             await writer.execute(statement.sql, *statement.args)
         await reader.execute("BEGIN")
         await reader.fetch("SELECT * FROM tidemill.log_notes")
@@ -295,7 +296,7 @@ async def test_writers_go_on_while_the_restored_copy_is_opened(
     await reader.check(url)
 
 
-async def ended_after(link: load.asyncpg.Connection, seconds: float) -> None:
+async def ended_after(link: asyncpg.Connection, seconds: float) -> None:
     await asyncio.sleep(seconds)
     await link.execute("COMMIT")
 

@@ -76,7 +76,7 @@ def test_windows_are_merged_as_far_as_they_fit_a_page() -> None:
 
     def ends(cursor: str, most: int) -> tuple[list[int], int] | None:
         window = ticks.window(parse_cursor(cursor), most)
-        return window and ([tick.id for tick in window.ticks], window.upto)
+        return None if window is None else ([tick.id for tick in window.ticks], window.upto)
 
     assert ends("1", 5) == ([2], 30)
     assert ends("1", 20) == ([2, 3], 40)
@@ -92,7 +92,10 @@ def test_no_window_spans_two_eras() -> None:
     assert ([tick.id for tick in window.ticks], window.upto, window.empty) == ([2], END, False)
     border = ticks.window(Cursor(2), 100)
     assert border is not None
-    assert border.empty
+    assert ([tick.id for tick in border.ticks], border.empty) == ([3], True)
+    after = ticks.window(Cursor(3), 100)
+    assert after is not None
+    assert ([tick.id for tick in after.ticks], after.empty) == ([4], False)
 
 
 def test_a_transaction_is_in_the_first_window_that_sees_it() -> None:

@@ -99,21 +99,17 @@ def nested(spec: TableSpec, into: str, origin: str, old: str) -> Callable[[str],
         now = rows_of(spec, f"(SELECT * FROM \0 n WHERE n.{id} IN (SELECT c.{id} FROM {rows} c))")
         same = f"n.{id} = c.{id} AND n.{key} IS NOT DISTINCT FROM c.{key}"
         gone = rows_of(spec, f"(SELECT * FROM {rows} c WHERE NOT EXISTS (SELECT FROM \0 n WHERE {same}))")
-        image = f"(SELECT convert_to(to_jsonb(c)::text, 'UTF8') FROM {rows} c WHERE to_jsonb(c)->>{literal(spec.id)} = r.doc)"
-        sql = [
-            f"{into}0, r.doc, r.key, convert_to(r.body::text, 'UTF8'), {image if spec.before else 'NULL'}"
-            f" FROM {now} r, {origin}"
-        ]
+        written = f"FROM {rows} c WHERE to_jsonb(c)->>{literal(spec.id)} = r.doc"
+        image = f"(SELECT convert_to(to_jsonb(c)::text, 'UTF8') {written})" if spec.before else "NULL"
+        sql = [f"{into}0, r.doc, r.key, convert_to(r.body::text, 'UTF8'), {image} FROM {now} r, {origin}"]
         if rows == "changed":
             sql[0] += " WHERE NOT EXISTS (SELECT FROM changed c WHERE to_jsonb(c) = r.body)"
             sql.insert(0, f"{into}1, r.doc, r.key, NULL, {old} FROM {gone} r, {origin}")
-        run = [
-            f"EXECUTE format({literal(one.replace('%', '%%').replace(chr(0), '%1$s'))}, TG_RELID::regclass)"
-            for one in sql
-        ]
+        texts = [literal(one.replace("%", "%%").replace("\0", "%1$s")) for one in sql]
+        run = "; ".join(f"EXECUTE format({text}, TG_RELID::regclass)" for text in texts)
         return [
             "IF pg_trigger_depth() > 1 THEN PERFORM set_config('tidemill.nested', 'yes', true); END IF",
-            f"IF current_setting('tidemill.nested', true) = 'yes' THEN {'; '.join(run)}; END IF",
+            f"IF current_setting('tidemill.nested', true) = 'yes' THEN {run}; END IF",
         ]
 
     return mend
@@ -147,13 +143,13 @@ async def install(link: Link, names: Names, spec: TableSpec) -> None:
     plain = len(members) == 1
     wanted = {member: triggers(names, spec, member, kind, plain=plain) for member, kind in members}
     differing = [one for one in wanted if not declared or there.get(one, {}).keys() != wanted[one].keys()]
-    await lock(
-        link, spec, differing, "ACCESS EXCLUSIVE" if any(one in there for one in differing) else "SHARE ROW EXCLUSIVE"
-    )
-    for member in differing:
-        for name in there.get(member, ()):
-            await link.execute(f"DROP TRIGGER {quoted(name)} ON {member}")
-        for sql in wanted[member].values():
+    differing += there.keys() - wanted.keys()  # was a member once, or the table of another declaration
+    dropping = any(one in there for one in differing)
+    await lock(link, spec, differing, "ACCESS EXCLUSIVE" if dropping else "SHARE ROW EXCLUSIVE")
+    for table in differing:
+        for name in there.get(table, ()):
+            await link.execute(f"DROP TRIGGER {quoted(name)} ON {table}")
+        for sql in wanted.get(table, {}).values():
             await link.execute(sql)
     if not declared:
         await link.execute(
@@ -182,10 +178,8 @@ async def installed(link: Link, names: Names, spec: TableSpec) -> bool:
     members = await check(link, spec)
     there = await existing(link, names, spec)
     plain = len(members) == 1
-    return await is_declared(link, names, spec) and all(
-        there.get(member, {}).keys() == triggers(names, spec, member, kind, plain=plain).keys()
-        for member, kind in members
-    )
+    wanted = {member: set(triggers(names, spec, member, kind, plain=plain)) for member, kind in members}
+    return {table: set(there[table]) for table in there} == wanted and await is_declared(link, names, spec)
 
 
 async def is_declared(link: Link, names: Names, spec: TableSpec) -> bool:
