@@ -51,8 +51,11 @@ class Rig:
 
 
 @asynccontextmanager
-async def rig(app: App, home: Path | Database, *, groups: tuple[str, ...] = (), inline: bool = False) -> AsyncIterator[Rig]:
-    """The app's workers on a SQLite file or another database, made ready and not begun. `inline`: handlers on the engine's own loop."""
+async def rig(
+    app: App, home: Path | Database, *, groups: tuple[str, ...] = (), inline: bool = False
+) -> AsyncIterator[Rig]:
+    """The app's workers on a SQLite file or another database, made ready and not begun. `inline`: handlers on the
+    engine's own loop."""
     clock = SystemClock()
     declared = app.declared()
     workers = [w for w in declared.workers if not groups or w.group in groups]

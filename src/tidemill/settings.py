@@ -23,6 +23,7 @@ from tidemill.core.scrub import scrub
 from tidemill.engine.work import FAST, NORMAL, Budget, Profile
 from tidemill.errors import ConfigurationError
 from tidemill.layered import Layer, Merged, Path_, merge, read_layers
+from tidemill.model import StreamSpec
 
 _SECRET = frozenset({"database", "store", "queues", "collections"})
 """What may have a password in it."""
@@ -311,6 +312,8 @@ def kind_of(worker: Worker) -> tuple[str, str]:
     match worker.trigger:
         case OnMessage(queue):
             return "queue", queue.name
+        case OnChange(StreamSpec() as stream):
+            return "queue", stream.queue
         case OnChange(source):
             return "feed", source.name
         case Every(interval, per_replica):

@@ -12,28 +12,43 @@ import psycopg
 import pytest
 from sqlalchemy import create_engine
 
-from tests.adapters.postgres_queue_database import Queues
+from tests.servers.pgbouncer import PgBouncer
+from tidemill.adapters.postgres.database import Postgres
 from tidemill.adapters.postgres.queue import Queue, apply, insert, message_statements, outcome_statements
 from tidemill.engine.clock import SystemClock
 from tidemill.errors import ConfigurationError, TidemillError
 from tidemill.model import Dead, Delivery, Done, Later, Lost, Message, Outcome, QueueSpec, Settled, Statement
 from tidemill.testing import conformance
 from tidemill.testing.conformance.bench import QUEUE
+from tidemill.testing.conformance.dead_letters import letter
 from tidemill.testing.conformance.suite import message, settle_one, take, take_one
 
-Pair = tuple[Queues, Queues]
+Pair = tuple[Postgres, Postgres]
 
 
 class TestPostgresQueue(conformance.QueueConformance, conformance.DeadLettersConformance):
     @pytest.fixture
     async def bench(self, postgres_url: str) -> AsyncIterator[conformance.Bench]:
-        async with conformance.opened(Queues(postgres_url), SystemClock(), peer=Queues(postgres_url)) as bench:
+        clock = SystemClock()
+        one, two = (Postgres.from_url(postgres_url, clock) for _ in range(2))
+        async with conformance.opened(one, clock, peer=two) as bench:
+            yield bench
+
+
+class TestThroughPgBouncer(conformance.QueueConformance, conformance.DeadLettersConformance):
+    """In transaction mode: nothing is kept in a connection, and nobody hears notices."""
+
+    @pytest.fixture
+    async def bench(self, postgres_url: str, pgbouncer: PgBouncer) -> AsyncIterator[conformance.Bench]:
+        clock, url = SystemClock(), f"{pgbouncer.url(postgres_url.rpartition('/')[2])}?pooler=transaction"
+        one, two = (Postgres.from_url(url, clock) for _ in range(2))
+        async with conformance.opened(one, clock, peer=two) as bench:
             yield bench
 
 
 @asynccontextmanager
-async def opened(url: str, *specs: QueueSpec) -> AsyncIterator[Queues]:
-    database = Queues(url)
+async def opened(url: str, *specs: QueueSpec) -> AsyncIterator[Postgres]:
+    database = Postgres.from_url(url, SystemClock())
     await database.open([], specs or (QUEUE,))
     try:
         yield database
@@ -188,7 +203,7 @@ async def test_a_commit_that_nobody_heard_of_is_found_within_a_second(pair: Pair
     queue = database.queue(QUEUE)
     assert not await queue.receive("a", 1, 0.0)
     async with link.transaction():
-        await insert(link, database.session, [message("late")])
+        await insert(link, database._session, [message("late")])
         await asyncio.sleep(1.3)  # longer than the watch remembers the number
         found = asyncio.create_task(queue.receive("a", 1, 1.0))
         await asyncio.sleep(0.05)
@@ -203,7 +218,7 @@ async def test_an_idle_queue_asks_about_once_a_second(pair: Pair, link: asyncpg.
     database = pair[0]
     queue = database.queue(QUEUE)
     asked = 0
-    fetch = database.session.data.one
+    fetch = database._session.data.one
 
     def counted() -> object:
         nonlocal asked
@@ -211,7 +226,7 @@ async def test_an_idle_queue_asks_about_once_a_second(pair: Pair, link: asyncpg.
         return fetch()
 
     await asyncio.sleep(1.5)
-    database.session.data.one = counted  # type: ignore[method-assign, assignment]
+    database._session.data.one = counted  # type: ignore[method-assign, assignment]
     for _ in range(6):
         assert not await queue.receive("a", 1, 0.5)
     assert asked <= 5
@@ -275,8 +290,8 @@ async def test_insert_and_apply_are_part_of_a_transaction(pair: Pair, link: asyn
     sent = [message("x"), message("y", dedup="w"), message("z", dedup="z")]
     for end in ("ROLLBACK", "COMMIT"):
         await link.execute("BEGIN")
-        assert await insert(link, database.session, sent) == ["x", "work", "z"]
-        assert await apply(link, database.session, [Outcome(held, Done()), Outcome(stale, Dead("x"))]) == {held.claim}
+        assert await insert(link, database._session, sent) == ["x", "work", "z"]
+        assert await apply(link, database._session, [Outcome(held, Done()), Outcome(stale, Dead("x"))]) == {held.claim}
         await link.execute(end)
         taken = await take(queue)
         assert [delivery.id for delivery in taken] == ([] if end == "ROLLBACK" else ["x", "z"])
@@ -324,7 +339,7 @@ async def with_sqlalchemy(url: str, statements: list[Statement], commit: bool) -
 async def test_statements_are_part_of_a_users_transaction(
     pair: Pair, postgres_url: str, run: Callable[[str, list[Statement], bool], Awaitable[list[int]]]
 ) -> None:
-    session, queue = pair[0].session, pair[0].queue(QUEUE)
+    session, queue = pair[0]._session, pair[0].queue(QUEUE)
     await queue.send([message("work", dedup="w")])
     held = await take_one(queue)
     plain = Message("jobs", "plain", b"\0\xff", key="k", headers={"h": "\u00e9"}, priority=3)
@@ -348,7 +363,7 @@ async def test_only_done_is_a_statement(pair: Pair) -> None:
     held = Delivery("jobs", "a", b"", None, {}, 0, 0.0, 0, 1, "", "1.a")
     for outcome in (Outcome(held, Later()), Outcome(held, Dead("x")), Outcome(held, Done(), started=False)):
         with pytest.raises(ConfigurationError):
-            outcome_statements(pair[0].session, outcome)
+            outcome_statements(pair[0]._session, outcome)
 
 
 # --- what is odd ------------------------------------------------------------------------------------------------
@@ -361,8 +376,8 @@ async def test_words_of_an_error_may_hold_anything(pair: Pair) -> None:
     odd = "nul \0, half a pair \ud800"
     assert await queue.settle([Outcome(a, Later(0.0, odd)), Outcome(b, Dead(odd), error=odd)]) == [Settled()] * 2
     assert (await take_one(queue)).reason == "nul \ufffd, half a pair ?"
-    (letter,) = await pair[0].dead_letters().page("queue/jobs", -1, 10)
-    assert letter.error == "nul \ufffd, half a pair ?"
+    (kept,) = await pair[0].dead_letters().page("queue/jobs", -1, 10)
+    assert kept.error == "nul \ufffd, half a pair ?"
 
 
 async def test_queues_with_odd_names_are_apart(postgres_url: str) -> None:
@@ -383,12 +398,14 @@ async def test_queues_with_odd_names_are_apart(postgres_url: str) -> None:
 async def test_orders_have_more_than_64_bits(pair: Pair) -> None:
     letters = pair[0].dead_letters()
     orders = [1 << 89, (1 << 89) + 1, 7]
-    await letters.put([conformance_letter(str(n), order) for n, order in enumerate(orders)])
+    await letters.put([letter(str(n), order, source="feed/f/0") for n, order in enumerate(orders)])
     found = await letters.page("feed/f/0", 7, 10)
-    assert [letter.order for letter in found] == orders[:2]
+    assert [one.order for one in found] == orders[:2]
 
 
-def conformance_letter(id: str, order: int) -> object:
-    from tidemill.testing.conformance.dead_letters import letter
-
-    return letter(id, order, source="feed/f/0")
+async def test_a_delay_without_end_is_a_long_one(pair: Pair) -> None:
+    queue = pair[0].queue(QUEUE)
+    await queue.send([message("a", delay=float("inf")), message("b")])
+    (held,) = await take(queue)
+    assert await queue.settle([Outcome(held, Later(1e300))]) == [Settled()]
+    assert (await queue.depth()).delayed == 2

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.bad_inputs import table
+from tests.bad_inputs.postgres import POSTGRES
 from tests.bad_inputs.requests import REQUESTS
 from tests.bad_inputs.table import Row
 
@@ -18,6 +19,18 @@ asked for. Exit code 1: it could not be done. A test runs every row (`tests/bad_
 shown from their beginning, as far as they are the same everywhere.
 """
 
+PLACES = {
+    "port": "PORT",
+    "folder": "FOLDER",
+    "url": "postgresql://postgres@HOST/DB",
+    "host": "HOST",
+    "base": "DB",
+    "shown": "postgresql HOST/DB",
+    "bouncer": "postgresql://postgres@PGBOUNCER/DB",
+    "bouncer_shown": "postgresql PGBOUNCER/DB",
+}
+"""What stands for what is another one at each run."""
+
 
 def text() -> str:
     families = {
@@ -26,6 +39,7 @@ def text() -> str:
         "Declarations": table.DECLARATIONS,
         "Messages and other verbs": table.MESSAGES,
         "Databases and ports": table.DATABASES,
+        "PostgreSQL": POSTGRES,
     }
     lines = [line for name, rows in families.items() for line in _family(name, rows)]
     return "\n".join([HEAD, *lines, *_requests()])
@@ -42,8 +56,8 @@ def _requests() -> Iterator[str]:
 def _family(name: str, rows: Sequence[Row]) -> Iterator[str]:
     yield from (f"## {name}", "", "| mistake | command | line | exit |", "|---|---|---|---|")
     for row in rows:
-        words = row.words.format(port="PORT", good=f"'{table.GOOD}'")
-        line = row.line.replace("{folder}", "FOLDER").replace("{port}", "PORT").replace("|", "\\|").strip()
+        words = row.words.format(**{**PLACES, "good": f"'{table.GOOD}'"})
+        line = row.line.format(**PLACES).replace("|", "\\|").strip()
         yield f"| {row.what} | `tidemill {words}` | `{line} …` | {row.code} |"
     yield ""
 

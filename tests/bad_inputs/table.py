@@ -53,6 +53,8 @@ class Row:
     files: Mapping[str, str] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
     before: Before = databases.nothing
+    sql: str = ""
+    """What is done in a fresh database of PostgreSQL first. `{base}` is its name, and that of a role of the row's."""
 
 
 def app(*lines: str) -> Mapping[str, str]:
@@ -181,8 +183,8 @@ DECLARATIONS = (
 
 DATABASES = (
     Row("a scheme that nobody serves", "run --database mysql://h/d", "mysql://h/d: no adapter for mysql:"),
-    Row("a scheme of a later release", "run --database postgresql://h/d",
-        "postgresql://h/d: no adapter for postgresql:"),
+    Row("a scheme of a later release", "run --database cosmos://h/d", "cosmos://h/d: no adapter for cosmos:"),
+    Row("a schema that nobody administers", f"schema apply {FILE}", "the database is SQLite, which makes what"),
     Row("a URL without a file", "run --database sqlite://", "sqlite://: write sqlite:///relative.db or"),
     Row("a folder that is not there", "run --database sqlite:///no/x.db",
         "sqlite {folder}/no/x.db: there is no folder {folder}/no; create it or change the path"),

@@ -10,6 +10,7 @@ from tidemill.app.options import lifespan_of, named
 from tidemill.app.router import Router
 from tidemill.app.worker import Declared, OnChange, OnMessage, Worker
 from tidemill.errors import ConfigurationError
+from tidemill.model import StreamSpec
 
 
 class AnyClient(Protocol):
@@ -71,6 +72,10 @@ class App(Router):
         match worker.trigger:
             case OnMessage(queue) if queue.name not in self._queues:
                 place = f"queue {queue.name!r}"
+            case OnChange(StreamSpec() as stream):
+                if stream.queue in self._queues:
+                    return ""
+                place = f"queue {stream.queue!r}"
             case OnChange(source) if source.name not in self._sources:
                 place = f"collection or table {source.name!r}"
             case _:

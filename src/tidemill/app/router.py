@@ -40,7 +40,7 @@ from tidemill.core.backoff import Backoff
 from tidemill.core.duration import Duration
 from tidemill.core.health import Health
 from tidemill.errors import ConfigurationError
-from tidemill.model import CollectionSpec, QueueSpec, Start, TableSpec
+from tidemill.model import CollectionSpec, QueueSpec, Start, StreamSpec, TableSpec
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -162,7 +162,10 @@ class Router:
         as a failure, `retry` says when and how often it is tried again, `process` runs it in a child process.
         """
         policy = policy_of(concurrency, retry, time_limit, process, batch, rate)
-        trigger = OnMessage(queue.spec, queue.type)
+        if queue.spec.key is None:
+            trigger: Trigger = OnMessage(queue.spec, queue.type)
+        else:  # order by key is what feeds have
+            trigger = OnChange(StreamSpec.of(queue.name), queue.type)
         return lambda handler: self._add(name, group, trigger, handler, policy)
 
     @overload

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 from tidemill.core.backoff import Backoff
 from tidemill.core.health import Health
-from tidemill.model import CollectionSpec, QueueSpec, Start, TableSpec
+from tidemill.model import CollectionSpec, QueueSpec, Source, Start, TableSpec
 
 Handler: TypeAlias = Callable[..., Any]
 OnPoison: TypeAlias = Literal["park", "skip", "halt"]
@@ -26,9 +26,9 @@ class OnMessage:
 
 @dataclass(frozen=True, slots=True)
 class OnChange:
-    """A document of this collection, or a row of this table, changes."""
+    """A document of this collection, or a row of this table, changes; or a message is sent to a queue with an order."""
 
-    source: CollectionSpec | TableSpec
+    source: Source
     type: Any
     start: Start = "beginning"
     on_poison: OnPoison = "park"

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import tidemill
-from tidemill.cli.commands import checking, creating, feeds, letters, queues, reading, running, timers
+from tidemill.cli.commands import checking, creating, feeds, letters, queues, reading, running, schema, timers
 from tidemill.cli.options import PLAIN, examples
 from tidemill.signals import Signals
 
@@ -36,6 +36,7 @@ def build(signals: Signals) -> typer.Typer:
     timers.add(app)
     letters.add(app)
     queues.add(app)
+    schema.add(app)
     return app
 
 

@@ -13,7 +13,7 @@ from tidemill.cli.opened import with_places
 from tidemill.cli.show import Table, instant, length, print_json, show, table
 from tidemill.cli.target import find
 from tidemill.core.member import Member
-from tidemill.engine.reading import wants_deletions
+from tidemill.engine.reading import streams, wants_deletions
 from tidemill.errors import ConfigurationError
 from tidemill.operations import Partition, Status
 from tidemill.settings import hint, kind_of
@@ -54,7 +54,7 @@ def describe(worker: Worker) -> dict[str, object]:
 
 def deletes(worker: Worker) -> str | None:
     """Whether the handler is told of deleted documents: a handler that annotates `Change[T]` alone is not."""
-    if not isinstance(worker.trigger, OnChange):
+    if not isinstance(worker.trigger, OnChange) or streams(worker):
         return None
     parameters = list(inspect.signature(worker.handler, eval_str=True).parameters.values())
     return "delivered" if parameters and wants_deletions(parameters[0].annotation) else "not delivered"

@@ -15,6 +15,7 @@ from tidemill.app.worker import OnChange, OnMessage, Worker
 from tidemill.core.codec import name_of
 from tidemill.engine.reading import is_list
 from tidemill.errors import ConfigurationError
+from tidemill.model import StreamSpec
 
 _WIDER: Final = {(int, float), (int, complex), (float, complex)}
 """Pairs that type checkers take for subclasses, though they are none."""
@@ -40,6 +41,11 @@ def check_first(worker: Worker, function: str, first: Parameter) -> None:
             raise ConfigurationError(
                 f"{owner} takes {_shown(annotation)}, but queue {queue.name!r} carries {expected}; annotate it so"
             )
+        case OnChange(StreamSpec() as stream, type_):
+            if not _fits(type_, annotation):
+                raise ConfigurationError(
+                    f"{owner} takes {_shown(annotation)}, but queue {stream.queue!r} carries {expected}; annotate it so"
+                )
         case OnChange(source, type_) if not _takes_changes(type_, annotation):
             raise ConfigurationError(
                 f"{owner} takes {_shown(annotation)}, but the feed of {source.name!r} gives {expected}; annotate it so "
@@ -49,9 +55,9 @@ def check_first(worker: Worker, function: str, first: Parameter) -> None:
 
 def _expected(worker: Worker) -> str:
     trigger = worker.trigger
-    if isinstance(trigger, OnChange):
+    if isinstance(trigger, OnChange) and not isinstance(trigger.source, StreamSpec):
         return f"Change[{_shown(trigger.type)}]"
-    return _shown(trigger.type) if isinstance(trigger, OnMessage) else ""
+    return _shown(trigger.type) if isinstance(trigger, OnMessage | OnChange) else ""
 
 
 def _takes_changes(type_: Any, annotation: Any) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tidemill.app.worker import Declared
 from tidemill.engine.effects import OUTBOX
 from tidemill.errors import ConfigurationError
-from tidemill.model import QueueSpec, Source
+from tidemill.model import QueueSpec, Source, StreamSpec
 from tidemill.ports import Database, DeadLetters, Documents, Feed, Queue, Store
 
 
@@ -97,8 +97,13 @@ def places(
     refused = [line for spec, _ in declared.queues if (line := _refused(spec, apart_queues.get(spec.name, main)))]
     if refused:
         raise ConfigurationError(*refused)
-    homes = {spec.name: (spec, apart_sources.get(spec.name, main)) for spec, _ in declared.collections}
+    homes: dict[str, tuple[Source, Database]] = {
+        spec.name: (spec, apart_sources.get(spec.name, main)) for spec, _ in declared.collections
+    }
     first = next((database for _, database in homes.values()), main)
+    for queue, _ in declared.queues:
+        if queue.key is not None:
+            homes[f"queue/{queue.name}"] = (StreamSpec.of(queue.name), apart_queues.get(queue.name, main))
     return Places(
         main,
         {spec.name: (spec, apart_queues.get(spec.name, main)) for spec, _ in declared.queues},
@@ -110,6 +115,8 @@ def places(
 def _refused(queue: QueueSpec, database: Database) -> str:
     """What this declaration asks for and its backend lacks; empty if it fits."""
     if queue.key is None or "key_order" in database.features:
+        if queue.key is not None and queue.limit is not None:
+            return f"queue {queue.name!r}: limit={queue.limit}: a queue with key={queue.key!r} has none; leave it out"
         return ""
     backend = type(database).__name__.lower()
     return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import types
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ from tidemill.app.worker import OnChange, OnMessage, Worker
 from tidemill.core.codec import Codec, name_of
 from tidemill.engine.work import Call, Item, Occurrence
 from tidemill.errors import ConfigurationError, NoJson
-from tidemill.model import Delivery, Logged
+from tidemill.model import Delivery, Logged, StreamSpec
 
 Read: TypeAlias = Callable[[Any], Any]
 
@@ -29,6 +30,11 @@ def type_of(worker: Worker) -> Any | None:
     return worker.trigger.type if isinstance(worker.trigger, OnMessage | OnChange) else None
 
 
+def streams(worker: Worker) -> bool:
+    """Whether it works on messages that come in order, by a feed."""
+    return isinstance(worker.trigger, OnChange) and isinstance(worker.trigger.source, StreamSpec)
+
+
 def reader(worker: Worker, type_: Any, annotation: Any) -> Read:
     """How an item of this worker becomes the handler's value. It raises `NoJson` or `Unfit`."""
     try:
@@ -38,29 +44,31 @@ def reader(worker: Worker, type_: Any, annotation: Any) -> Read:
             f"worker {worker.name!r}: bodies of type {name_of(type_)} cannot be validated;"
             f" make it a dataclass, a TypedDict or a pydantic model ({type(error).__name__})"
         ) from error
-    if isinstance(worker.trigger, OnChange):
+    if isinstance(worker.trigger, OnChange) and not streams(worker):
         return _change_reader(codec, wants_deletions(annotation))
     decode = codec.decode
 
-    def read(delivery: Delivery) -> Any:
-        return decode(delivery.body)
+    def read(item: Delivery | Logged) -> Any:
+        return decode(item.body or b"")
 
     return read
 
 
 def _change_reader(codec: Codec[Any], deletions: bool) -> Read:
+    decode = codec.decode
+
     def before_of(logged: Logged) -> Any:
-        return None if logged.before is None else codec.decode(logged.before)
+        return None if logged.before is None else decode(logged.before)
 
     def read(logged: Logged) -> Any:
-        if logged.kind != "put":
+        id, _, _, _, kind, document, key, body, before, at = logged
+        if kind != "put":
             if not deletions:
                 return UNASKED
-            return Deletion(logged.id, logged.document, logged.key, before_of(logged), logged.at)
-        if logged.body is None:
+            return Deletion(id, document, key, before_of(logged), at)
+        if body is None:
             raise NoJson("the change has no body")
-        value = codec.decode(logged.body)
-        return Change(logged.id, logged.document, logged.key, value, before_of(logged), logged.at)
+        return Change(id, document, key, decode(body), None if before is None else decode(before), at)
 
     return read
 
@@ -129,6 +137,9 @@ def context_of(call: Call, deadline: float, connect: Callable[[Event], None], tr
             context.past_due = item.past_due
         case Delivery():
             context.headers = item.headers
+        case Logged() if streams(call.worker):
+            context.id = item.document
+            context.headers = json.loads(item.before) if item.before else {}
         case Logged():
             pass
     return context

@@ -25,7 +25,8 @@ from tidemill.model.messages import (
     Waiting,
 )
 from tidemill.model.records import Gone, Record, Stale, Swap, Swapped
-from tidemill.model.specs import CollectionSpec, Limits, QueueSpec, Source, TableSpec
+from tidemill.model.schemas import Contents, Piece
+from tidemill.model.specs import CollectionSpec, Limits, QueueSpec, Source, StreamSpec, TableSpec
 
 __all__ = [
     "CollectionSpec",
@@ -33,6 +34,7 @@ __all__ = [
     "CommitResult",
     "Committed",
     "Conflicted",
+    "Contents",
     "Dead",
     "DeadLetter",
     "Delete",
@@ -61,6 +63,7 @@ __all__ = [
     "Observer",
     "Outcome",
     "Page",
+    "Piece",
     "Put",
     "Query",
     "QueueSpec",
@@ -71,6 +74,7 @@ __all__ = [
     "Stale",
     "Start",
     "Statement",
+    "StreamSpec",
     "Stored",
     "Swap",
     "Swapped",

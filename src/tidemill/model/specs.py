@@ -39,7 +39,22 @@ class QueueSpec:
     key: str | None = None
 
 
-Source: TypeAlias = CollectionSpec | TableSpec
+@dataclass(frozen=True, slots=True)
+class StreamSpec:
+    """The log of a queue whose messages are ordered by their key: what is sent to it is read like a feed."""
+
+    name: str
+    queue: str
+    partitions: int = 16
+    before: bool = False
+
+    @classmethod
+    def of(cls, queue: str) -> StreamSpec:
+        """That of a queue; no collection or table can have its name."""
+        return cls(f"queue/{queue}", queue)
+
+
+Source: TypeAlias = CollectionSpec | TableSpec | StreamSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,13 +15,13 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from tidemill.app.handles import Queue
-from tidemill.app.worker import Declared, OnMessage
+from tidemill.app.worker import Declared, OnChange, OnMessage
 from tidemill.engine.admission import Admission
 from tidemill.engine.controls import PAUSE
 from tidemill.engine.outlet import Outlet
 from tidemill.engine.places import Places
 from tidemill.errors import ConfigurationError, Unavailable
-from tidemill.model import FORMAT, Depth, Message, Value, Waiting
+from tidemill.model import FORMAT, Depth, Message, StreamSpec, Value, Waiting
 from tidemill.operations.records import PAGE, sources
 from tidemill.operations.wishes import change
 
@@ -170,7 +170,8 @@ def workers_of(declared: Declared, queue: str) -> tuple[str, ...]:
     return tuple(
         worker.name
         for worker in declared.workers
-        if isinstance(worker.trigger, OnMessage) and worker.trigger.queue.name == queue
+        if (isinstance(worker.trigger, OnMessage) and worker.trigger.queue.name == queue)
+        or (isinstance(worker.trigger, OnChange) and worker.trigger.source == StreamSpec.of(queue))
     )
 
 

@@ -38,7 +38,8 @@ class Memory:
                 raise ConfigurationError(
                     f"table {source.name!r}: memory: has no tables of others; use sqlite:///file.db"
                 )
-            self._open_collection(source)
+            if isinstance(source, CollectionSpec):
+                self._open_collection(source)
         for spec in queues:
             self._state.queues.setdefault(spec.name, QueueState(spec)).spec = spec
 

@@ -20,11 +20,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from hashlib import blake2b
 
 import asyncpg
 
 from tidemill.adapters.postgres import backfill
+from tidemill.adapters.postgres.address import SCHEMA
 from tidemill.adapters.postgres.link import Link
 from tidemill.adapters.postgres.names import Names, literal, quoted, short
 from tidemill.errors import ConfigurationError, Unavailable
@@ -37,9 +37,12 @@ WITH RECURSIVE member (oid) AS (
 SELECT m.oid::regclass::text, c.relkind::text FROM member m JOIN pg_class c USING (oid) ORDER BY 1
 """
 
-TRIGGERS = "SELECT tgrelid::regclass::text, tgname FROM pg_trigger WHERE tgname = ANY ($1) AND NOT tgisinternal"
+TRIGGERS = """
+SELECT tgrelid::regclass::text, tgname::text, tgenabled <> 'D' FROM pg_trigger t JOIN pg_proc f ON f.oid = tgfoid
+WHERE f.pronamespace = to_regnamespace($1) AND tgname = ANY ($2::text[]) AND NOT tgisinternal
+"""
 
-KINDS = ("insert", "update", "moved", "rekey", "delete", "truncate")
+WHATS = ("insert", "update", "moved", "rekey", "delete", "truncate")
 
 DECLARED = """
 SELECT (table_name, id_column, key_column, before) IS NOT DISTINCT FROM ($2::text, $3::text, $4::text, $5::boolean)
@@ -139,7 +142,7 @@ async def install(link: Link, names: Names, spec: TableSpec) -> None:
     declared = await is_declared(link, names, spec)
     plain = len(members) == 1
     wanted = {member: triggers(names, spec, member, kind, plain=plain) for member, kind in members}
-    differing = [one for one in wanted if not declared or there.get(one, set()) != wanted[one].keys()]
+    differing = [one for one in wanted if not declared or there.get(one, {}).keys() != wanted[one].keys()]
     differing += there.keys() - wanted.keys()  # was a member once, or the table of another declaration
     dropping = any(one in there for one in differing)
     await lock(link, spec, differing, "ACCESS EXCLUSIVE" if dropping else "SHARE ROW EXCLUSIVE")
@@ -175,8 +178,8 @@ async def installed(link: Link, names: Names, spec: TableSpec) -> bool:
     members = await check(link, spec)
     there = await existing(link, names, spec)
     plain = len(members) == 1
-    wanted = {member: set(triggers(names, spec, member, kind, plain=plain)) for member, kind in members}
-    return there == wanted and await is_declared(link, names, spec)
+    wanted = {member: triggers(names, spec, member, kind, plain=plain).keys() for member, kind in members}
+    return {table: found.keys() for table, found in there.items()} == wanted and await is_declared(link, names, spec)
 
 
 async def is_declared(link: Link, names: Names, spec: TableSpec) -> bool:
@@ -188,19 +191,19 @@ def declaration(spec: TableSpec) -> tuple[str, str, str, str, bool]:
     return spec.name, spec.table, spec.id, spec.key, spec.before
 
 
-async def existing(link: Link, names: Names, spec: TableSpec) -> dict[str, set[str]]:
-    """The names of our triggers by table."""
-    found: dict[str, set[str]] = {}
-    prefix = trigger_prefix(names, spec)
-    for table, name in await link.fetch(TRIGGERS, [prefix + kind for kind in KINDS]):
-        found.setdefault(table, set()).add(name)
+async def existing(link: Link, names: Names, spec: TableSpec) -> dict[str, dict[str, bool]]:
+    """The triggers of this feed by table, and whether they fire."""
+    found: dict[str, dict[str, bool]] = {}
+    wanted = [trigger(names, spec, what) for what in WHATS]
+    for table, name, fires in await link.fetch(TRIGGERS, names.schema, wanted):
+        found.setdefault(table, {})[name] = fires
     return found
 
 
-def trigger_prefix(names: Names, spec: TableSpec) -> str:
-    """Of each schema of ours its own: a table may be captured for several."""
-    mark = "" if names.schema == quoted("tidemill") else blake2b(names.schema.encode(), digest_size=2).hexdigest() + "_"
-    return f"tidemill_{mark}{short(spec.name)}_"
+def trigger(names: Names, spec: TableSpec, what: str) -> str:
+    """The name of a trigger: of its own for each feed in each schema, for several may capture one table."""
+    schema = names.schema.strip('"')
+    return f"tidemill_{short(spec.name if schema == SCHEMA else f'{schema}_{spec.name}')}_{what}"
 
 
 def triggers(names: Names, spec: TableSpec, member: str, kind: str, *, plain: bool) -> dict[str, str]:
@@ -227,9 +230,8 @@ def triggers(names: Names, spec: TableSpec, member: str, kind: str, *, plain: bo
         )
     if kind != "p":
         made["truncate"] = f"BEFORE TRUNCATE ON {member} {each}"
-    prefix = trigger_prefix(names, spec)
     return {
-        f"{prefix}{what}": f"CREATE TRIGGER {quoted(prefix + what)} {when}"
+        trigger(names, spec, what): f"CREATE TRIGGER {quoted(trigger(names, spec, what))} {when}"
         f" EXECUTE FUNCTION {names.capture(spec.name, what)}()"
         for what, when in made.items()
     }

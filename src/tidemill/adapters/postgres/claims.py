@@ -8,21 +8,20 @@ transaction, a dump). Each claim would walk over all that was claimed meanwhile.
 So after a whole look that found enough, the next ones begin where it ended: in each priority behind what was taken, in
 the others at its own time. What appears behind that (a message that was put back with its old due time, one whose
 transaction took long, a priority that was not there) is found by the next whole look: that is made when a look from
-there does not find enough, when this process put something back, and after ten times what the last one took, so no more
-than a tenth of the time goes into the walk.
+there does not find enough, when this process put something back, and after twenty times what the last one took, so no
+more than a twentieth of the time goes into the walk.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 from tidemill.adapters.postgres.ddl_queue import Tables
 from tidemill.adapters.postgres.link import Link, Row
 
-SHARE = 10.0
+SHARE = 20.0
 RARELY = 30.0
 """So many times what a whole look took, and at most so many seconds, until the next."""
 
@@ -45,7 +44,7 @@ place (priority, due) AS MATERIALIZED (
 
 NEAR = """
 place (priority, due) AS MATERIALIZED (
-    SELECT * FROM unnest($4::bigint[], $5::timestamptz[]) AS p (priority, due) ORDER BY priority DESC)
+    SELECT * FROM unnest($4::bigint[], $5::text[]::timestamptz[]) AS p (priority, due) ORDER BY priority DESC)
 """
 
 CLAIM = """
@@ -61,17 +60,22 @@ taken AS (DELETE FROM {ready} WHERE ctid = ANY (ARRAY(SELECT at FROM found)) RET
 held AS (
     INSERT INTO {claim} (seq, priority, due, deliveries, owner, nonce)
     SELECT seq, priority, due, deliveries + 1, $2::text, $3::text FROM taken)
-SELECT m.seq, m.id, m.body, m.key, m.headers, t.priority, m.sent_at, m.attempt, t.deliveries + 1, m.reason, t.due
-FROM taken t CROSS JOIN LATERAL (SELECT * FROM {message} WHERE seq = t.seq LIMIT 1) m
-UNION ALL
--- and always a last row: when this was, the priorities, the seconds to the next that is due if nothing was found
-SELECT NULL, set_config('synchronous_commit', 'off', true), NULL, NULL, NULL, NULL,
-    CASE WHEN NOT EXISTS (SELECT FROM found) THEN (
-        SELECT extract(epoch FROM min(next.due) - statement_timestamp())::float8 FROM place CROSS JOIN LATERAL (
-            SELECT r.due FROM {ready} r WHERE r.priority = place.priority AND r.due > statement_timestamp()
-            ORDER BY r.due LIMIT 1) next)
-    END, NULL, NULL, (SELECT string_agg(priority::text, ' ') FROM place), statement_timestamp()
-ORDER BY 6 DESC NULLS LAST, 11, 1
+SELECT seq, id, body, key, headers, priority, sent_at, attempt, deliveries, reason FROM (
+    SELECT m.seq, m.id, m.body, m.key, m.headers, t.priority, m.sent_at, m.attempt, t.deliveries + 1 AS deliveries,
+        m.reason, t.due
+    FROM taken t CROSS JOIN LATERAL (SELECT * FROM {message} WHERE seq = t.seq LIMIT 1) m
+    UNION ALL
+    -- and always a last row: where to go on, and in how many seconds if nothing was found
+    SELECT NULL, set_config('synchronous_commit', 'off', true), NULL, NULL, NULL, NULL,
+        CASE WHEN NOT EXISTS (SELECT FROM found) THEN (
+            SELECT extract(epoch FROM min(next.due) - statement_timestamp())::float8 FROM place CROSS JOIN LATERAL (
+                SELECT r.due FROM {ready} r WHERE r.priority = place.priority AND r.due > statement_timestamp()
+                ORDER BY r.due LIMIT 1) next)
+        END, NULL, NULL, (
+            SELECT string_agg(priority || ' ' || coalesce(last, statement_timestamp()), ',')
+            FROM place LEFT JOIN (SELECT priority, max(due) AS last FROM taken GROUP BY 1) t USING (priority)),
+        NULL
+    ORDER BY priority DESC NULLS LAST, due, seq) claimed
 """
 """A claim need not wait for the disk: if a crash forgets it, the message is ready again."""
 
@@ -81,7 +85,7 @@ class Claimer:
     """Claims for one handle, and remembers where it looked."""
 
     tables: Tables
-    _places: dict[int, datetime] = field(default_factory=dict)
+    _places: dict[int, str] = field(default_factory=dict)
     _whole_at: float = 0.0
 
     def __post_init__(self) -> None:
@@ -108,7 +112,7 @@ class Claimer:
             if len(rows) < limit:
                 self._places = {}
             else:
-                places.update((row[5], row[10]) for row in rows)
+                self._places = places_of(last[9])
             if rows:
                 return rows, 0.0
             began = monotonic()
@@ -117,10 +121,15 @@ class Claimer:
         self._places = {}
         if len(rows) == limit:
             self._whole_at = began + took + min(took * SHARE, RARELY)
-            self._places = {int(priority): last[10] for priority in (last[9] or "").split()}
-            self._places.update((row[5], row[10]) for row in rows)
+            self._places = places_of(last[9])
         return rows, float("inf") if last[6] is None else last[6]
 
 
 ABOVE_ALL = (1 << 63) - 1
 """Above every priority."""
+
+
+def places_of(text: str) -> dict[int, str]:
+    """By priority the time from which to look on."""
+    pairs = (place.split(" ", 1) for place in text.split(","))
+    return {int(priority): due for priority, due in pairs}

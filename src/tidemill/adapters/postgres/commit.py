@@ -12,9 +12,10 @@ from collections.abc import Sequence
 
 from tidemill.adapters.postgres.documents import rounds, write_all
 from tidemill.adapters.postgres.link import Link
-from tidemill.adapters.postgres.queue import apply, insert
+from tidemill.adapters.postgres.queue import apply
 from tidemill.adapters.postgres.session import Session
 from tidemill.adapters.postgres.store import swap_all
+from tidemill.adapters.postgres.stream import insert_all
 from tidemill.model import (
     Commit,
     CommitResult,
@@ -84,7 +85,7 @@ async def steps(link: Link, session: Session, commit: Commit) -> CommitResult:
             if isinstance(result, Mismatch):
                 return Conflicted(result)
             written.append(result)
-    sent = await insert(link, session, commit.messages) if commit.messages else ()
+    sent = await insert_all(link, session, commit.messages) if commit.messages else ()
     swapped: list[Record | Gone] = []
     if commit.swaps:
         for record in await swap_all(link, session, commit.swaps):

@@ -7,6 +7,7 @@ import random as chance
 from collections.abc import Sequence
 from typing import Self
 
+from tidemill.adapters.postgres import manage, rights, script
 from tidemill.adapters.postgres.address import Address, parse
 from tidemill.adapters.postgres.commit import check, commit_one, wakes
 from tidemill.adapters.postgres.documents import Documents
@@ -16,12 +17,23 @@ from tidemill.adapters.postgres.queue import Queue
 from tidemill.adapters.postgres.session import Session
 from tidemill.adapters.postgres.statements import statements
 from tidemill.adapters.postgres.store import Store
+from tidemill.adapters.postgres.stream import StreamQueue
 from tidemill.errors import ConfigurationError
-from tidemill.model import CollectionSpec, Commit, CommitResult, Limits, QueueSpec, Source, Statement
+from tidemill.model import (
+    CollectionSpec,
+    Commit,
+    CommitResult,
+    Contents,
+    Limits,
+    Piece,
+    QueueSpec,
+    Source,
+    Statement,
+)
 from tidemill.ports import Clock
 
 PARTS = ("store", "feed", "queue", "documents", "dead_letters", "commit")
-ABILITIES = ("delay", "dedup", "priority", "order", "peek", "purge", "deletes", "before")
+ABILITIES = ("delay", "dedup", "priority", "order", "key_order", "peek", "purge", "deletes", "before")
 
 
 class Postgres:
@@ -30,7 +42,7 @@ class Postgres:
     def __init__(self, address: Address, clock: Clock, *, random: chance.Random | None = None) -> None:
         self._session = Session(address, clock, random)
         self._at_once = max(address.pool // 2, 1)  # the other half is for who reads and settles
-        self._queues: dict[str, Queue] = {}
+        self._queues: dict[str, Queue | StreamQueue] = {}
         self._feeds: dict[str, Feed] = {}
         self.warnings: tuple[str, ...] = ()
 
@@ -51,6 +63,8 @@ class Postgres:
         await self._session.open(list(sources), list(queues))
 
     async def close(self) -> None:
+        for feed in self._feeds.values():
+            await feed.close()
         await self._session.close()
 
     def store(self) -> Store:
@@ -61,14 +75,14 @@ class Postgres:
             self._feeds[source.name] = Feed(self._session, source)
         return self._feeds[source.name]
 
-    def queue(self, queue: QueueSpec) -> Queue:
+    def queue(self, queue: QueueSpec) -> Queue | StreamQueue:
         if queue.name not in self._queues:
-            self._queues[queue.name] = Queue(self._session, queue)
+            self._queues[queue.name] = (Queue if queue.key is None else StreamQueue)(self._session, queue)
         return self._queues[queue.name]
 
     def documents(self, source: Source) -> Documents:
         if not isinstance(source, CollectionSpec):
-            raise ConfigurationError(f"{source.name}: an existing table has no documents; read {source.table} yourself")
+            raise ConfigurationError(f"{source.name}: an existing table has no documents; read it yourself")
         return Documents(self._session, source)
 
     def dead_letters(self) -> DeadLetters:
@@ -92,3 +106,22 @@ class Postgres:
         if wakes(commits):
             self._session.watch.poke()
         return results
+
+    # --- `tidemill schema` (operations.schemas.Schemed): the database need not be open
+
+    def schema_sql(self, sources: Sequence[Source], queues: Sequence[QueueSpec], role: str | None = None) -> str:
+        return script.script(self._session.names, sources, queues, rights.checked(role or rights.ROLE))
+
+    async def schema_apply(
+        self, sources: Sequence[Source], queues: Sequence[QueueSpec], role: str | None = None
+    ) -> Sequence[Piece]:
+        return await manage.apply(self._session.address, sources, queues, role)
+
+    async def schema_check(self, sources: Sequence[Source], queues: Sequence[QueueSpec]) -> Sequence[Piece]:
+        return await manage.check(self._session.address, sources, queues)
+
+    async def schema_contents(self) -> Contents:
+        return await manage.contents(self._session.address)
+
+    async def schema_drop(self) -> None:
+        await manage.drop(self._session.address)

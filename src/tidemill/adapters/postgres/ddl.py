@@ -138,7 +138,7 @@ END $$"""
 def feed(names: Names, source: Source) -> list[str]:
     """The log of a feed and its registration; a log has a few children that are written and emptied in turn."""
     log, name, s = names.log(source.name), literal(source.name), names.schema
-    kind = "collection" if isinstance(source, CollectionSpec) else "table"
+    kind = type(source).__name__.removesuffix("Spec").lower()
     found = [
         f"INSERT INTO {s}.source (name, kind, partitions) VALUES ({name}, '{kind}', {source.partitions})"
         " ON CONFLICT DO NOTHING",

@@ -58,7 +58,14 @@ def queue(names: Names, spec: QueueSpec) -> list[str]:
         ' due timestamptz NOT NULL, deliveries int NOT NULL, owner text COLLATE "C" NOT NULL, nonce text NOT NULL)'
         f" WITH ({VACUUM})",
         f"CREATE INDEX IF NOT EXISTS {quoted(short(f'claim_owner_{spec.name}'))} ON {t.claim} (owner)",
-        # `until` is null while the message lives.
+        *dedup(names),
+    ]
+
+
+def dedup(names: Names) -> list[str]:
+    """The keys by which a repeated message is known. `until` is null while the message lives."""
+    t = tables(names, "")
+    return [
         f'CREATE TABLE IF NOT EXISTS {t.dedup} (queue text COLLATE "C", dedup text COLLATE "C",'
         f' id text COLLATE "C" NOT NULL, until timestamptz, PRIMARY KEY (queue, dedup)) WITH ({VACUUM})',
         f"CREATE INDEX IF NOT EXISTS dedup_until ON {t.dedup} (until) WHERE until IS NOT NULL",

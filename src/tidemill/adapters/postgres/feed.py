@@ -1,9 +1,7 @@
 """The feed of one collection or table: windows of its log, read by the ticks that the watch has found.
 
 Partitions that stand at the same place are read by one query, in the order of `seq`; after a round they all stand at
-the same tick again. What a query asks for is split in two, each part a walk through one index: changes of transactions
-that began after the window's first tick (they have a higher `seq` than was drawn then), and those of the transactions
-that were running at it.
+the same tick again.
 
 A partition without changes keeps the cursor that the reader has, so that nothing need be written for it; the place it
 was read to is remembered here, and given to the reader only once it is half a minute ahead.
@@ -11,31 +9,23 @@ was read to is remembered here, and given to the reader only once it is half a m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from operator import itemgetter
-from typing import Any, TypeAlias
 
 from tidemill.adapters.postgres import backfill, trimming
 from tidemill.adapters.postgres.link import Link
 from tidemill.adapters.postgres.names import Names
+from tidemill.adapters.postgres.reader import Reader
 from tidemill.adapters.postgres.session import Session
 from tidemill.adapters.postgres.windows import (
     FIRST,
-    RANKS,
     Cursor,
     Ticks,
-    Window,
     parse_cursor,
     tick_of,
 )
-from tidemill.model import MAX_WAIT, Expired, Kind, Lag, Logged, Moved, Page, Source, Start, TableSpec
-
-KINDS: tuple[Kind, ...] = ("put", "delete", "truncate", "put")
-"""By their number in the log; 3 is a row that was there before the capture."""
-
-BACKFILLED = 3
+from tidemill.model import MAX_WAIT, Expired, Lag, Moved, Page, Source, Start, TableSpec
 
 IDLE = 30_000
 """Milliseconds (so many ticks) by which a quiet partition's cursor may lag behind what was read."""
@@ -45,24 +35,6 @@ MARKS = 2.0
 
 MERGED = 4
 """How many pages a read may bring in all, in multiples of its limit."""
-
-Row: TypeAlias = Any
-LOGGED: Callable[[Any], Logged] = partial(tuple.__new__, Logged)
-
-WINDOW = """
-SELECT part, seq, kind, doc, key, body, before, date_part('epoch', at){xid} FROM (
-    (SELECT * FROM {log} WHERE seq > $1 AND seq <= $2 AND xid > $3::text::xid8 AND era = $4
-        AND pg_visible_in_snapshot(xid, (SELECT $5::text::pg_snapshot)) AND part = ANY ($6) AND kind < $7
-        ORDER BY seq LIMIT $8)
-    {late}) found
-ORDER BY seq LIMIT $8
-"""
-
-LATE = """UNION ALL
-    (SELECT * FROM {log} WHERE xid = ANY ($9::text::xid8[]) AND seq > $10 AND era = $4
-        AND pg_visible_in_snapshot(xid, (SELECT $5::text::pg_snapshot)) AND part = ANY ($6) AND kind < $7
-        ORDER BY seq LIMIT $8)
-"""
 
 TICKS = """
 SELECT id, seq, era, snapshot::text, xact::text FROM {s}.tick
@@ -83,6 +55,10 @@ class Feed:
         self._marks: Mapping[int, Cursor] = {}
         self._marked = float("-inf")
         self._loaded = Ticks([])
+        self._reader = Reader(session.data, self._log)
+
+    async def close(self) -> None:
+        await self._reader.close()
 
     async def partitions(self) -> Sequence[str]:
         return self._source.partitions
@@ -159,55 +135,20 @@ class Feed:
         found: dict[str, Page | Expired],
     ) -> int:
         """Read on, for partitions that stand at one place, until there is something or nothing is left; how many."""
-        here = {name: ticks.settle(placed[name]) for name in names}
+        here: Mapping[str, Cursor] = {name: ticks.settle(placed[name]) for name in names}
         count = 0
-        while not count and (window := ticks.window(here[names[0]], limit)) is not None:
-            rows, window = await self._rows(here, window, limit)
-            count = len(rows)
-            changes, here = split(rows, window, here, full=count == limit)
-            more = count == limit or window.last.id != self._session.watch.ticks.newest.id
-            for name, logged in changes.items():
+        while not count and (read := await self._reader.read(here, ticks, limit)) is not None:
+            here = read.here
+            more = read.more or read.window.last.id != self._session.watch.ticks.newest.id
+            for name, logged in read.changes.items():
                 found[name] = Page(tuple(logged), str(here[name]), more)
                 self._ahead.pop(name, None)
+                count += len(logged)
         for name in here.keys() - found.keys():
             self._ahead[name] = (cursors[name], here[name])
             if here[name].tick - parse_cursor(cursors[name]).tick > IDLE:
                 found[name] = Page((), str(here[name]))
         return count
-
-    async def _rows(self, here: Mapping[str, Cursor], window: Window, limit: int) -> tuple[Sequence[Row], Window]:
-        """The rows of a window in their order. Several windows are read as one if all fits into a page."""
-        if window.empty:
-            return [], window
-        merged = len(window.ticks) > 1
-        cursor = next(iter(here.values()))
-        rows = await self._query(window, sorted(map(int, here)), cursor.backfill, limit, xid=merged)
-        if merged and len(rows) == limit:
-            window = window.first()
-            return await self._query(window, sorted(map(int, here)), cursor.backfill, limit), window
-        if merged:
-            rows = sorted(rows, key=lambda row: window.index_of(row[8]))
-        return rows, window
-
-    async def _query(
-        self, window: Window, parts: Sequence[int], backfilled: bool, limit: int, *, xid: bool = False
-    ) -> Sequence[Row]:
-        base = window.base
-        running = base.running
-        late = [running, window.after] if running != "{}" else []
-        sql = WINDOW.format(log=self._log, xid=", xid" if xid else "", late=LATE.format(log=self._log) if late else "")
-        return await self._session.data.fetch(
-            sql,
-            max(base.seq, window.after),
-            window.upto,
-            base.latest,
-            window.last.era,
-            window.last.text,
-            parts,
-            BACKFILLED + backfilled,
-            limit,
-            *late,
-        )
 
     async def _ticks(self, cursor: Cursor) -> Ticks | None:
         """Ticks from the cursor's on. None: the watch will bring them."""
@@ -249,41 +190,6 @@ class Feed:
                 return copied > 0
         self._filled = True
         return False
-
-
-def split(
-    rows: Sequence[Row], window: Window, here: Mapping[str, Cursor], *, full: bool
-) -> tuple[dict[str, list[Logged]], dict[str, Cursor]]:
-    """The changes by partition, and where each partition stands after them. `full`: there is more in the window."""
-    names = {int(name): name for name in here}
-    ranks = {int(name): cursor.rank for name, cursor in here.items()}
-    found: dict[str, list[Logged]] = {}
-    flag = "b" if next(iter(here.values())).backfill else ""
-    index, before, tick = -1, 0, 0
-    base = 0
-    for row in rows:
-        part, seq, kind, doc, key, body, former, at, *xid = row
-        at_index = window.index_of(xid[0]) if xid else 0
-        if at_index != index:
-            if index >= 0 or at_index > 0:
-                ranks = dict.fromkeys(ranks, 0)
-            index = at_index
-            before = window.ticks[index - 1].id if index else window.base.id
-            tick = window.ticks[index].id
-            base, start = tick << RANKS, f"{flag}{before}>{tick}:"
-        rank = ranks[part] = ranks[part] + 1
-        name = names[part]
-        change = (str(seq), name, base | rank, f"{start}{seq}:{rank}", KINDS[kind], doc, key, body, former, at)
-        if (changes := found.get(name)) is None:
-            changes = found[name] = []
-        changes.append(LOGGED(change))
-    if full:
-        last = rows[-1][1]
-        return found, {
-            name: Cursor(window.base.id, window.last.id, last, ranks[int(name)], cursor.backfill)
-            for name, cursor in here.items()
-        }
-    return found, {name: Cursor(window.last.id, backfill=cursor.backfill) for name, cursor in here.items()}
 
 
 async def begin(link: Link, names: Names, source: str, part: int, at: Start) -> Cursor:

@@ -1,11 +1,12 @@
 """Data that came into another cluster: a dump that was restored, or a logical copy (blue/green).
 
 Transactions are counted anew there, so the numbers in the log and in the ticks mean nothing any more. All that came
-along is committed, so the old era is closed by a tick that sees everything, and a new one begins with a tick that sees
-nothing of it. Changes that were written here before anybody looked carry numbers of the new cluster: they are those
-whose `seq` is above that of the last tick, and are made such that no old tick knows them. Who writes meanwhile is
-waited for: he has the number of the old era in hand. At most what was read since that last tick comes twice. A
-promoted standby or pg_upgrade keeps its numbers, and the system's name too.
+along is committed, so the old era is closed by a tick that sees everything, and a new one begins with a tick that
+sees nothing of it. Changes that were written here before anybody looked carry numbers of the new cluster: they are
+those whose `seq` is above that of the last tick, and are made such that no old tick knows them. Who writes meanwhile
+is waited for: he has the number of the old era in hand. At most what was read since that last tick comes twice. A
+promoted standby keeps its numbers, and the system's name too; pg_upgrade keeps the numbers alone, and an era more does
+no harm.
 """
 
 from __future__ import annotations

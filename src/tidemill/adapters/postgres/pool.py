@@ -42,17 +42,21 @@ class Pool:
         self._size = size
         self._limit = limit
         self._pool: Any = None
+        self._giving: set[asyncio.Future[Any]] = set()
 
     async def open(self) -> None:
         """Connect once, so that a mistake in the configuration is told at the start."""
         if self._pool is not None:
             return
+        # min_size=0: asyncpg logs a traceback for each try to keep a number of connections while the server is away.
         pool = asyncpg.create_pool(
-            self._address.dsn, min_size=1, max_size=self._size, max_inactive_connection_lifetime=300.0,
+            self._address.dsn, min_size=0, max_size=self._size, max_inactive_connection_lifetime=300.0,
             **options(self._address, self._purpose), command_timeout=self._limit,
         )  # fmt: skip
         try:
             await pool
+            async with pool.acquire(timeout=CONNECT):
+                pass
         except Exception as error:
             pool.terminate()
             raise translate(error, self._address.shown, opening=True) from error
@@ -75,11 +79,33 @@ class Pool:
         if pool is None:
             raise Unavailable(f"{self._address.shown}: not open")
         try:
-            async with pool.acquire(timeout=CONNECT) as found:
-                link: Link = found  # a proxy with the same methods
-                yield link
+            found: Link = await self._acquire(pool)  # a proxy with the same methods
+            try:
+                yield found
+            finally:
+                await pool.release(found)
         except Exception as error:
             raise translate(error, self._address.shown, opening=opening) from error
+
+    async def _acquire(self, pool: Any) -> Any:
+        """A connection that lies ready, or else a new one. asyncpg leaves an error behind, which asyncio logs, when it
+        is cancelled while it connects: so that goes on, and the next who asks has it."""
+        if pool.get_idle_size():
+            return await pool.acquire(timeout=CONNECT)
+        connecting = asyncio.ensure_future(pool.acquire(timeout=CONNECT))
+        try:
+            return await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            connecting.add_done_callback(self._returned)
+            raise
+
+    def _returned(self, connecting: asyncio.Future[Any]) -> None:
+        """Give back what nobody waits for any more."""
+        if connecting.cancelled() or connecting.exception() is not None or self._pool is None:
+            return
+        giving = asyncio.ensure_future(self._pool.release(connecting.result()))
+        self._giving.add(giving)
+        giving.add_done_callback(self._giving.discard)
 
     @asynccontextmanager
     async def transaction(self, *, opening: bool = False) -> AsyncIterator[Link]:
@@ -118,7 +144,7 @@ class Pool:
 def options(address: Address, purpose: str) -> dict[str, Any]:
     """What every connection of ours is made with."""
     settings = {"application_name": f"tidemill {purpose}"}
-    if not address.pooled:  # a pooler refuses settings that it does not know
+    if not address.pooler:  # a pooler refuses settings that it does not know
         settings["jit"] = "off"  # plans of ours are short, and compiling them is not
         settings["enable_seqscan"] = "off"  # plans are kept, and tables grow meanwhile
     return {

@@ -90,6 +90,7 @@ class Queue:
         pause = AGAIN
         if self._rang is None:
             self._rang = self._heard.enter_context(bell.listen(NEWS[0]))
+            self._session.watch.poke(tell=False)  # it sleeps while nobody listens
         with bell.listen(NEWS[0]) as event:
             look = wait <= 0 or self._rang.is_set() or clock.monotonic() >= self._quiet
             while True:
@@ -113,7 +114,7 @@ class Queue:
         """Claims live as long as their owner: nothing is written."""
         named = [claim for delivery in deliveries if (claim := verdicts.parsed(delivery.claim))]
         args = [seq for seq, _ in named], [nonce for _, nonce in named]
-        held = {row[0] for row in await self._session.data.fetch(self._sql["held"], *args)} if named else ()
+        held = ((await self._session.data.value(self._sql["held"], *args) if named else "") or "").split()
         return [float("inf") if delivery.claim in held else Lost() for delivery in deliveries]
 
     async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[Settled | Lost]:
@@ -213,5 +214,5 @@ def deliveries_of(queue: str, rows: Sequence[Row], nonce: str) -> list[Delivery]
             queue, id, body, key, known(headers) if headers else {}, priority, sent_at, attempt, deliveries, reason,
             f"{seq}.{nonce}",
         )
-        for seq, id, body, key, headers, priority, sent_at, attempt, deliveries, reason, _ in rows
+        for seq, id, body, key, headers, priority, sent_at, attempt, deliveries, reason in rows
     ]  # fmt: skip

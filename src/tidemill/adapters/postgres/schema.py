@@ -6,15 +6,17 @@ Items are `base`, and `collection …`, `table …`, `queue …` for what is dec
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+
+import asyncpg
 
 from tidemill.adapters.postgres import capture, ddl, ddl_queue
 from tidemill.adapters.postgres.link import Link
 from tidemill.adapters.postgres.names import Names, literal
 from tidemill.errors import ConfigurationError, FormatTooNew
-from tidemill.model import FORMAT, CollectionSpec, QueueSpec, Source, TableSpec
+from tidemill.model import FORMAT, CollectionSpec, Piece, QueueSpec, Source, StreamSpec, TableSpec
 
 OLDEST = 130_000
 """The oldest server this is written for: 13, the first with `pg_current_snapshot` and `xid8`."""
@@ -37,12 +39,20 @@ def items(names: Names, sources: Sequence[Source], queues: Sequence[QueueSpec]) 
     found = [Item("base", tuple(ddl.base(names)))]
     for source in sources:
         made = ddl.feed(names, source)
-        if isinstance(source, CollectionSpec):
+        if isinstance(source, StreamSpec):
+            found.append(Item(f"stream {source.name}", (*made, *ddl_queue.dedup(names))))
+        elif isinstance(source, CollectionSpec):
             found.append(Item(f"collection {source.name}", (*made, *ddl.documents(names, source))))
         else:
             found.append(Item(f"table {source.name}", (*made, *capture.functions(names, source))))
-    found += [Item(f"queue {queue.name}", tuple(ddl_queue.queue(names, queue))) for queue in queues]
+    found += [
+        Item(f"queue {queue.name}", tuple(ddl_queue.queue(names, queue))) for queue in queues if queue.key is None
+    ]
     return found
+
+
+def statements(wanted: Iterable[Item]) -> list[str]:
+    return [statement for item in wanted for statement in item.statements]
 
 
 async def missing(link: Link, names: Names, wanted: Sequence[Item]) -> list[Item]:
@@ -50,6 +60,8 @@ async def missing(link: Link, names: Names, wanted: Sequence[Item]) -> list[Item
     version = int(await link.fetchval("SELECT current_setting('server_version_num')"))
     if version < OLDEST:
         raise ConfigurationError(f"PostgreSQL {version // 10_000} is too old: 13 or newer is needed")
+    if await link.fetchval("SELECT current_setting('transaction_read_only')") == "on":
+        raise asyncpg.ReadOnlySQLTransactionError("nothing can be written here")
     made = await made_items(link, names)
     return [item for item in wanted if made.get(item.name) != item.digest]
 
@@ -71,10 +83,12 @@ async def check_format(link: Link, names: Names) -> None:
         )
 
 
-async def make(link: Link, names: Names, wanted: Sequence[Item], sources: Sequence[Source]) -> None:
-    """Make what is missing, inside the transaction of `link`; one process after the other."""
+async def make(link: Link, names: Names, wanted: Sequence[Item], sources: Sequence[Source]) -> list[Piece]:
+    """Make what is missing, inside the transaction of `link`; one process after the other. What was done with each."""
     await link.execute(f"SELECT pg_advisory_xact_lock(hashtext('tidemill schema'), hashtext({literal(names.schema)}))")
-    for item in await missing(link, names, wanted):
+    absent = await missing(link, names, wanted)
+    made = await made_items(link, names)
+    for item in absent:
         await check_ours(link, names, item)
         for statement in item.statements:
             await link.execute(statement)
@@ -84,7 +98,11 @@ async def make(link: Link, names: Names, wanted: Sequence[Item], sources: Sequen
             item.name,
             item.digest,
         )
-    await register(link, names, sources)
+    found = [
+        Piece(item.name, "there" if item not in absent else "changed" if item.name in made else "made")
+        for item in wanted
+    ]
+    return found + await register(link, names, sources)
 
 
 async def check_ours(link: Link, names: Names, item: Item) -> None:
@@ -103,8 +121,14 @@ async def check_ours(link: Link, names: Names, item: Item) -> None:
         )
 
 
-async def register(link: Link, names: Names, sources: Sequence[Source]) -> None:
+def triggers_of(source: TableSpec, table: str) -> str:
+    """In words; a table may have those of several feeds."""
+    return f"triggers of {table}" + (f" for {source.name}" if source.name != source.table else "")
+
+
+async def register(link: Link, names: Names, sources: Sequence[Source]) -> list[Piece]:
     """Check each feed against what its data were made with, and capture the tables."""
+    found: list[Piece] = []
     for source in sources:
         stored = await link.fetchval(f"SELECT partitions FROM {names.schema}.source WHERE name = $1", source.name)
         if stored != source.partitions:
@@ -113,7 +137,13 @@ async def register(link: Link, names: Names, sources: Sequence[Source]) -> None:
                 f" declare {stored} (keys would change their partition)"
             )
         if isinstance(source, TableSpec):
-            await capture.install(link, names, source)
+            state = "changed" if await capture.existing(link, names, source) else "made"
+            if await capture.installed(link, names, source):
+                state = "there"
+            else:
+                await capture.install(link, names, source)
+            found.append(Piece(triggers_of(source, source.table), state))
+    return found
 
 
 async def complete(link: Link, names: Names, wanted: Sequence[Item], sources: Sequence[Source]) -> bool:

@@ -68,6 +68,9 @@ PRUNE = """
 DELETE FROM {dedup} WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM {dedup} WHERE until <= statement_timestamp() LIMIT {slice} FOR UPDATE SKIP LOCKED))
 """
+FAR = 1e10
+"""Seconds, three centuries: no longer delay is kept."""
+
 SLICE = 10_000
 """No more expired dedup keys are removed in one go."""
 
@@ -113,8 +116,13 @@ def message_statements(session: Session, message: Message) -> list[Statement]:
 
 
 def columns(messages: Iterable[Message]) -> list[list[object]]:
-    rows = [(m.id, m.key, m.dedup, headers_of(m.headers), m.body, m.priority, float(m.delay)) for m in messages]
+    rows = [(m.id, m.key, m.dedup, headers_of(m.headers), m.body, m.priority, until(m.delay)) for m in messages]
     return [list(column) for column in zip(*rows, strict=True)]
+
+
+def until(delay: float) -> float:
+    """A delay as the server can add it to a time."""
+    return float(delay) if delay < FAR else FAR
 
 
 def headers_of(headers: Mapping[str, str]) -> str:

@@ -11,6 +11,7 @@ from tidemill.adapters.postgres.documents import DELETE, DELETE_ONE, LOCK_ONE, P
 from tidemill.adapters.postgres.queue import message_statements, outcome_statements
 from tidemill.adapters.postgres.session import Session
 from tidemill.adapters.postgres.store import dumps, version_of
+from tidemill.adapters.postgres.stream import stream_statements
 from tidemill.errors import ConfigurationError
 from tidemill.model import CollectionSpec, Commit, Done, Expect, Put, Statement, Swap, Write
 
@@ -38,7 +39,9 @@ def statements(session: Session, commit: Commit) -> list[Statement]:
     for item in commit.writes:
         found += write_statements(session, item)
     for message in commit.messages:
-        found += message_statements(session, message)
+        spec = session.queue(message.queue)
+        ordered = spec.key is not None
+        found += stream_statements(session, spec, message) if ordered else message_statements(session, message)
     for swap in commit.swaps:
         found += record_statements(s, swap)
     return found

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 from tidemill.adapters.postgres.ddl_queue import Tables, tables
 from tidemill.adapters.postgres.link import Link
 from tidemill.adapters.postgres.names import Names, literal
+from tidemill.adapters.postgres.sending import until
 from tidemill.adapters.postgres.session import Session
 from tidemill.errors import ConfigurationError
 from tidemill.model import Dead, Done, Later, Outcome, Statement
@@ -45,7 +46,10 @@ ended AS (
         WHERE m.dedup IS NOT NULL)))
 """
 
-DONE = "WITH {gone},\n{removed}\nSELECT seq || '.' || nonce FROM gone"
+CLAIMS = "string_agg(seq || '.' || nonce, ' ')"
+"""One row for all of them."""
+
+DONE = "WITH {gone},\n{removed}\nSELECT {claims} FROM gone"
 
 LATER = """
 WITH {gone},
@@ -56,13 +60,13 @@ counted AS (
     UPDATE {message} m SET attempt = m.attempt + v.attempt, reason = v.reason FROM verdict v WHERE m.seq = v.seq),
 back AS (
     INSERT INTO {ready} SELECT priority, statement_timestamp() + delay * interval '1 second', seq, 0 FROM verdict)
-SELECT seq || '.' || nonce, {number} FROM gone
+SELECT {claims}, max({number}) FROM gone
 """
 
 BACK = """
 WITH {gone},
 back AS (INSERT INTO {ready} SELECT priority, due, seq, deliveries - 1 FROM gone)
-SELECT seq || '.' || nonce, {number} FROM gone
+SELECT {claims}, max({number}) FROM gone
 """
 """As if they had never been handed out."""
 
@@ -76,7 +80,7 @@ buried AS (
         json_build_object('priority', gone.priority, 'sent_at', m.sent_at, 'dedup', m.dedup)
     FROM removed m JOIN gone USING (seq) JOIN unnest($1::bigint[], $2::text[], $3::text[], $4::text[])
         AS o (seq, nonce, reason, error) USING (seq, nonce) ON CONFLICT DO NOTHING)
-SELECT seq || '.' || nonce FROM gone
+SELECT {claims} FROM gone
 """
 
 FREE = """
@@ -102,7 +106,7 @@ SELECT count({number}) FROM gone
 """All claims of one receive."""
 
 HELD = """
-SELECT o.seq || '.' || o.nonce FROM {named} AS o (seq, nonce) CROSS JOIN LATERAL (
+SELECT string_agg(o.seq || '.' || o.nonce, ' ') FROM {named} AS o (seq, nonce) CROSS JOIN LATERAL (
     SELECT FROM {claim} c WHERE c.seq = o.seq AND c.nonce = o.nonce LIMIT 1) held
 """
 
@@ -146,13 +150,13 @@ async def give(link: Link, session: Session, queue: str, what: str, outcomes: Se
     args: list[list[Any]] = [[claim[0] for claim, _ in named], [claim[1] for claim, _ in named]]
     if what == "later":
         verdicts = [outcome.verdict for _, outcome in named if isinstance(outcome.verdict, Later)]
-        args += [[float(v.delay) for v in verdicts], [clean(v.reason) for v in verdicts],
+        args += [[until(v.delay) for v in verdicts], [clean(v.reason) for v in verdicts],
                  [int(v.attempt) for v in verdicts]]  # fmt: skip
     elif what == "dead":
         args += [[clean(outcome.verdict.reason) for _, outcome in named if isinstance(outcome.verdict, Dead)],
                  [clean(outcome.error) for _, outcome in named]]  # fmt: skip
     sql = texts(session.names, queue, session.queue(queue).dedup_window)[what]
-    return {row[0] for row in await link.fetch(sql, *args)}
+    return set((await link.fetchval(sql, *args) or "").split())
 
 
 def outcome_statements(session: Session, outcome: Outcome) -> list[Statement]:
@@ -182,17 +186,17 @@ def texts(names: Names, queue: str, window: float) -> Mapping[str, str]:
 
 @cache
 def _texts(t: Tables, queue: str, window: float) -> Mapping[str, str]:
-    def fill(text: str, named: str = MANY, kept: str = "id, dedup") -> str:
+    def fill(text: str, named: str = MANY, kept: str = "id, dedup", claims: str = CLAIMS) -> str:
         gone = GONE.format(claim=t.claim, named=named).strip()
         removed = REMOVED.format(dedup=t.dedup, message=t.message, queue=queue, window=repr(window), kept=kept).strip()
         return text.format(
             claim=t.claim, ready=t.ready, message=t.message, letter=t.letter, number=t.number, queue=queue,
-            named=named, gone=gone, removed=removed,
+            named=named, gone=gone, removed=removed, claims=claims,
         ).strip()  # fmt: skip
 
     return {
         "done": fill(DONE),
-        "done one": fill(DONE, ONE),
+        "done one": fill(DONE, ONE, claims="seq"),
         "later": fill(LATER),
         "back": fill(BACK),
         "dead": fill(DEAD, kept="*"),

@@ -34,6 +34,9 @@ HOT = 1.0
 KEPT = 2_000
 """Ticks kept in memory."""
 
+AGAIN, SELDOM = 0.1, 0.5
+"""Seconds between two tries to connect: at first, and at most. A server that is back is to be used at once."""
+
 DEBOUNCE = 0.05
 CHANNEL = "tidemill"
 
@@ -92,17 +95,16 @@ class Watch:
         self._wake.set()
 
     async def _run(self) -> None:
-        pause = 0.25
+        pause = AGAIN
         while True:
             try:
                 await self._connected()
-                pause = 0.25
             except DRIVER as error:
+                pause = AGAIN if self._lost is None else min(pause * 2, SELDOM)
                 self._lost = str(translate(error, self._address.shown))
                 self._answer(self._asked)
                 self.bell.ring_all()  # whoever waits is to hear of it
                 await self._clock.sleep(pause)
-                pause = min(pause * 2, 2.0)
             finally:
                 self._drop()
 
@@ -131,7 +133,7 @@ class Watch:
         async with link.transaction():
             newest = await link.fetchrow(self._newest)
         if newest is None:
-            return
+            raise asyncpg.InterfaceError("the table tick is empty: somebody removed what Tidemill wrote")
         self.ticks = Ticks([tick_of(*newest)])
         self._messages = -1
         self.bell.ring_all()
@@ -151,7 +153,7 @@ class Watch:
 
     async def _asked_for(self) -> None:
         while not (self.bell.anybody or self._owed or self._asked):
-            await self._clock.wait(self._wake, 1.0)
+            await self._clock.wait(self._wake, UNHEARD)
             self._wake.clear()
 
     async def _news(self, link: Any, *, fresh: bool) -> bool:

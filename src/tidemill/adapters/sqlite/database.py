@@ -104,7 +104,7 @@ class SQLite:
 
     def documents(self, source: Source) -> Documents:
         if not isinstance(source, CollectionSpec):
-            raise ConfigurationError(f"{source.name}: an existing table has no documents; read {source.table} yourself")
+            raise ConfigurationError(f"{source.name}: an existing table has no documents; read it yourself")
         return Documents(self._session, source)
 
     def dead_letters(self) -> DeadLetters:
