@@ -28,7 +28,7 @@ def app_of(seen: dict[int, float]) -> App:
 
     @app.on_change(rows, concurrency=16, name="watch", start="now")
     async def watch(change: Change[dict[str, Any]]) -> None:
-        seen.setdefault(int(change.id_of_document), time.perf_counter())
+        seen.setdefault(int(change.document), time.perf_counter())
 
     return app
 

@@ -178,8 +178,8 @@ async def installed(link: Link, names: Names, spec: TableSpec) -> bool:
     members = await check(link, spec)
     there = await existing(link, names, spec)
     plain = len(members) == 1
-    wanted = {member: set(triggers(names, spec, member, kind, plain=plain)) for member, kind in members}
-    return {table: set(there[table]) for table in there} == wanted and await is_declared(link, names, spec)
+    wanted = {member: triggers(names, spec, member, kind, plain=plain).keys() for member, kind in members}
+    return {table: found.keys() for table, found in there.items()} == wanted and await is_declared(link, names, spec)
 
 
 async def is_declared(link: Link, names: Names, spec: TableSpec) -> bool:
