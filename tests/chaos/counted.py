@@ -30,10 +30,10 @@ Put: TypeAlias = Callable[[Sequence[int], int], Awaitable[object]]
 
 KEYS = 60
 AT_ONCE = 5
-PAUSE = 0.1
-"""Each kind is written in calls of five, ten times a second: 150 items a second in all."""
+PAUSE = 0.15
+"""Each kind is written in calls of five, seven times a second: 100 items a second in all."""
 KINDS = ("row", "thing", "job")
-DRIVER = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
+DRIVER = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
 EFFECTS = "SELECT convert_from(body, 'UTF8') FROM tidemill.message_effects"
 LETTERS = "SELECT count(*) FROM tidemill.letter"
@@ -93,11 +93,12 @@ class Counted:
         await asyncio.gather(*self._writing)
 
     async def _write(self, kind: str) -> None:
-        began, turn = time.monotonic(), 0
+        """Evenly; what was not written in time is not made up for."""
+        due = time.monotonic()
         while self._on:
             await self.once(kind, AT_ONCE)
-            turn += 1
-            await asyncio.sleep(max(began + turn * PAUSE - time.monotonic(), 0.01))
+            due = max(due + PAUSE, time.monotonic())
+            await asyncio.sleep(due - time.monotonic())
 
     async def once(self, kind: str, size: int) -> None:
         """The next few items; each key in its turn."""
@@ -155,13 +156,16 @@ class Counted:
         found = await self.effects()
         by_item = Counter((one["of"], one["n"]) for one in found)
         by_delivery = Counter(one["id"] for one in found)
-        assert [one for one, count in by_delivery.items() if count != 1] == []
-        assert [one for one, count in by_item.items() if count != 1] == []
-        assert by_item.keys() <= self.books.at.keys()
-        assert self.books.sure <= by_item.keys()
-        assert self.disorder() == []
-        assert await self.fetch(LETTERS) == [0]
-        assert [key for text in await self.fetch(PARKED) for key in json.loads(text).get("keys", {})] == []
+        wrong: dict[str, Sequence[object]] = {
+            "several effects": [one for one in found if by_delivery[one["id"]] != 1],
+            "several changes": [one for one in found if by_item[one["of"], one["n"]] != 1],
+            "never written": list(by_item.keys() - self.books.at.keys()),
+            "no effect": list(self.books.sure - by_item.keys()),
+            "out of order": self.disorder(),
+            "dead letters": [count for count in await self.fetch(LETTERS) if count],
+            "parked": [key for text in await self.fetch(PARKED) for key in json.loads(text).get("keys", {})],
+        }
+        assert not any(wrong.values()), {what: list(items)[:8] for what, items in wrong.items() if items}
 
     def disorder(self) -> list[Item]:
         """Changes that were started first after a later one of the same row."""
@@ -182,7 +186,8 @@ class Counted:
         for line in self.fleet.journal.lines("start"):
             first.setdefault(item(line), line.at)
         late = time.monotonic()
-        return [first.get(one, late) - at for one, at in self.books.at.items() if one in self.books.sure and since <= at <= to]
+        written = {one: at for one, at in self.books.at.items() if one in self.books.sure and since <= at <= to}
+        return [first.get(one, late) - at for one, at in written.items()]
 
     async def drained(self, rounds: int) -> float:
         """Items a second: so many changes of every row, thing and job, all at once."""
@@ -242,7 +247,10 @@ async def counted(
                 "thing": lambda keys, n: counting.things.put_many([{"id": f"{key}", "n": n} for key in keys]),
                 "job": lambda keys, n: counting.jobs.send_many([{"id": f"{n}-{key}", "n": n} for key in keys]),
             }
-            made.books.at |= {(f"row/{key}", -1): 0.0 for key in range(KEYS)}  # the rows that were there before
+            old = {(f"row/{key}", -1): 0.0 for key in range(KEYS)}
+            made.books.at |= old
+            made.books.sure |= old.keys()
+            await made.settle(30.0)  # a row that is changed before it is filled in comes twice with the same number
             await made.drained(2)
             speed = await made.drained(ROUNDS)
             made.begin()
@@ -252,3 +260,5 @@ async def counted(
             finally:
                 made._on = False
                 await asyncio.wait(made._writing)
+                if made._link is not None:
+                    made._link.terminate()
