@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.acceptance.deliveries import doubles, in_order, item
 from tests.acceptance.journal import Line
 from tests.acceptance.processes import Fleet, Replica, until
 from tidemill.errors import TidemillError
@@ -130,34 +131,6 @@ class Division:
         for line in self.fleet.journal.lines("start"):
             first.setdefault(item(line), line.at)
         return max(first[one] - at for one, at in self.written.items() if at > since - 1.0 and one in first)
-
-
-def item(line: Line) -> tuple[str, int]:
-    return line.words[1], int(line.words[2])
-
-
-def doubles(lines: list[Line]) -> list[tuple[Line, Line]]:
-    """First and second start of what was started twice."""
-    first: dict[tuple[str, int], Line] = {}
-    found = []
-    for line in lines:
-        if line.words[0] == "start":
-            if item(line) in first:
-                found.append((first[item(line)], line))
-            first.setdefault(item(line), line)
-    return found
-
-
-def in_order(lines: list[Line]) -> bool:
-    """The first ends of each key come in the order in which they were written."""
-    seen: dict[str, int] = {}
-    for line in lines:
-        if line.words[0] == "end":
-            key, n = item(line)
-            if n > seen.get(key, -1) + 1:
-                return False
-            seen[key] = max(n, seen.get(key, -1))
-    return True
 
 
 @asynccontextmanager

@@ -39,6 +39,19 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest.fixture
+def durable_postgres() -> Iterator[Postgres]:
+    """A server of its own for one test, which waits for the disk: to be stopped, killed and filled up."""
+    if servers.find() is None:
+        pytest.skip(servers.MISSING)
+    with server_folder("durable") as folder:
+        server = Postgres.start_in(folder, fsync=True)
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+@pytest.fixture
 def postgres_url(postgres: Postgres) -> Iterator[str]:
     """A fresh, empty database for one test."""
     name = f"test_{next(_numbers)}"

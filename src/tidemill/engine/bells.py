@@ -1,6 +1,6 @@
 """Bells: how replicas tell each other to look now. One record for each group, `bell/<group>`.
 
-A ring swaps the record + 1; everybody reads all bells twice a second in one call. A bell only shortens a
+A ring swaps the record + 1; everybody reads all bells five times a second in one call. A bell only shortens a
 wait: what it announces was written before, and is found by the regular look if the ring is lost. Failure
 cases: a stale swap means that somebody else rang meanwhile (their ring is heard here, and ours goes on
 top); one that is not answered is sent again at the next look, so that a bell may ring twice but not

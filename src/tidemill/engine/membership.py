@@ -30,7 +30,7 @@ from tidemill.ports import Clock, Presence, Store
 
 State: TypeAlias = Literal["out", "live", "fenced", "left"]
 
-LISTEN = 0.5
+LISTEN = 0.2
 FREE_EVERY = 5.0
 RETRY = 1.0
 TOLD_WITHIN = 1.0
