@@ -135,8 +135,7 @@ async def test_the_accounts_of_pgbench_are_rebuilt_row_for_row(tmp_path: Path, d
     [tps] = [line for line in said.splitlines() if line.startswith("tps")]
     [transactions] = [int(line.rpartition(" ")[2]) for line in said.splitlines() if "actually processed" in line]
     applied = sum(int(line.words[1]) for line in fleet.journal.lines("applied"))
-    print(f"{tps}, {transactions} in all; {rows} rows, {applied} changes applied; lag 0 after {caught_up:.1f} s;")
-    print(coming.codes)
+    print(f"{tps}, {transactions} in all; {rows} rows, {applied} changes applied; lag 0 after {caught_up:.1f} s")
     assert different == "0|0"
     assert rows == 100_000
     assert parked == 0

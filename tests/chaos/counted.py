@@ -11,10 +11,12 @@ import importlib
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
+from statistics import median
 from typing import Any, TypeAlias
 
 import asyncpg
@@ -29,13 +31,16 @@ Item: TypeAlias = tuple[str, int]
 Put: TypeAlias = Callable[[Sequence[int], int], Awaitable[object]]
 
 KEYS = 60
-AT_ONCE = 5
-PAUSE = 0.15
-"""Each kind is written in calls of five, seven times a second: 100 items a second in all."""
+AT_ONCE = 10
+PAUSE = 0.1
+"""Each kind is written in calls of ten, ten times a second: 300 items a second in all."""
 KINDS = ("row", "thing", "job")
 DRIVER = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
 EFFECTS = "SELECT convert_from(body, 'UTF8') FROM tidemill.message_effects"
+NEWER = "SELECT seq, convert_from(body, 'UTF8') FROM tidemill.message_effects WHERE seq > $1 ORDER BY seq"
+OPEN = 3_000
+"""Numbers that may yet be committed behind later ones, amply."""
 LETTERS = "SELECT count(*) FROM tidemill.letter"
 PARKED = "SELECT value::text FROM tidemill.record WHERE key LIKE 'park/%'"
 OTHERS = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
@@ -60,6 +65,8 @@ class Counted:
         self._next = dict.fromkeys(KINDS, 0)
         self._writing: list[asyncio.Task[None]] = []
         self._on = False
+        self._open: set[Item] = set()
+        self._seen_to = 0
         self._link: asyncpg.Connection | None = None
         self.put: dict[str, Put] = {}
 
@@ -114,7 +121,12 @@ class Counted:
             self.books.errors += 1
             await asyncio.sleep(PAUSE)
         else:
-            self.books.sure |= set(items)
+            self.sure(items)
+
+    def sure(self, items: Iterable[Item]) -> None:
+        new = set(items)
+        self.books.sure |= new
+        self._open |= new
 
     async def rows(self, keys: Sequence[int], n: int) -> None:
         """A program of somebody else's, which connects again when it has to."""
@@ -139,7 +151,17 @@ class Counted:
         return [json.loads(text) for text in await self.fetch(EFFECTS)]
 
     async def missing(self) -> set[Item]:
-        return self.books.sure - {(one["of"], one["n"]) for one in await self.effects()}
+        """What is sure and has no effect yet. Only what is new is read: the backlog's speed is measured with it."""
+        link = await asyncpg.connect(self.server.url("counted"), timeout=10.0)
+        try:
+            rows = await link.fetch(NEWER, self._seen_to - OPEN)
+        finally:
+            await link.close()
+        for seq, text in rows:
+            one = json.loads(text)
+            self._open.discard((one["of"], one["n"]))
+            self._seen_to = max(seq, self._seen_to)
+        return self._open
 
     async def settle(self, limit: float) -> float:
         """Wait until everything sure took effect; the seconds that took."""
@@ -180,14 +202,15 @@ class Counted:
             seen[one[0]] = max(one[1], seen.get(one[0], -1))
         return wrong
 
-    def waits(self, since: float, to: float) -> list[float]:
-        """From the write to the first start, of what was written and committed then."""
+    def waits(self, since: float, to: float) -> dict[Item, float]:
+        """From the write to the first start, of what was written and committed then; the longest last."""
         first: dict[Item, float] = {}
         for line in self.fleet.journal.lines("start"):
             first.setdefault(item(line), line.at)
         late = time.monotonic()
         written = {one: at for one, at in self.books.at.items() if one in self.books.sure and since <= at <= to}
-        return [first.get(one, late) - at for one, at in written.items()]
+        found = {one: first.get(one, late) - at for one, at in written.items()}
+        return dict(sorted(found.items(), key=itemgetter(1)))
 
     async def drained(self, rounds: int) -> float:
         """Items a second: so many changes of every row, thing and job, all at once."""
@@ -203,24 +226,26 @@ class Counted:
         """After a phase that ends now: the usual waits within ten seconds, then the usual speed; then the audit."""
         over = time.monotonic()
         await asyncio.sleep(14.0)
-        late = percentile(self.waits(over + 10.0, over + 13.0), 0.99)
+        waits = self.waits(over + 10.0, over + 13.0)
+        late = percentile(list(waits.values()), 0.99)
         await self.end()
         rest = await self.settle(30.0)
         rates = [await self.drained(ROUNDS)]
-        while max(rates) < 0.9 * before and len(rates) < 3:
+        while max(rates) < 0.9 * before and len(rates) < TRIES:
             rates.append(await self.drained(ROUNDS))
         await self.audit()
         again = len(self.fleet.journal.lines("start")) - len(self.books.sure)
         print(
             f"\n{what}: {len(self.books.sure)} items, {self.books.errors} calls of writers failed, {again} deliveries"
             f" more; wait p99 {late:.3f} s ten seconds after, rest {rest:.1f} s; {before:.0f} items/s before,"
-            f" {max(rates):.0f} after"
+            f" {', '.join(f'{rate:.0f}' for rate in rates)} after"
         )
-        assert late <= 1.0
+        assert late <= 1.0, list(waits.items())[-9:]
         assert max(rates) >= 0.9 * before
 
 
-ROUNDS = 8
+ROUNDS, TRIES = 8, 5
+"""The size of a backlog; how often its speed is measured where other programs may have the cores."""
 
 
 @asynccontextmanager
@@ -249,10 +274,10 @@ async def counted(
             }
             old = {(f"row/{key}", -1): 0.0 for key in range(KEYS)}
             made.books.at |= old
-            made.books.sure |= old.keys()
+            made.sure(old)
             await made.settle(30.0)  # a row that is changed before it is filled in comes twice with the same number
             await made.drained(2)
-            speed = await made.drained(ROUNDS)
+            speed = median([await made.drained(ROUNDS) for _ in range(3)])
             made.begin()
             try:
                 await asyncio.sleep(3.0)
