@@ -1,8 +1,8 @@
 """`make demo`: Avalon on this machine with its real orders, from the first request to the last invoice.
 
-Starts Avalon in a process of its own on a SQLite file, sends every order through its HTTP API, waits until the last
-invoice is written, then reads everything back and prints what it found. It goes on serving until Ctrl-C, unless
-DEMO_EXIT=1.
+Starts Avalon in a process of its own on a SQLite file (or on what TIDEMILL_DATABASE names), sends every order through
+its HTTP API, waits until the last invoice is written, then reads everything back and prints what it found. It goes on
+serving until Ctrl-C, unless DEMO_EXIT=1.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ async def demo(system: System, orders: list[Row], *, serving: bool) -> int:
 
 async def show(system: System, orders: list[Row]) -> bool:
     """From the start to the report; whether all is right."""
-    console.print(f"Avalon is starting on a SQLite file in {system.folder} …")
+    kind, _, where = system.database.partition(":")
+    place = where.rpartition("@")[2] or where if system.url else f"a file in {system.folder}"
+    console.print(f"Avalon is starting on {kind}, {place} …")
     system.start()
     await system.ready()
     began = time.monotonic()
@@ -149,7 +151,8 @@ def main() -> int:
 
 def run(folder: Path, orders: list[Row]) -> int:
     try:
-        return asyncio.run(demo(System(folder), orders, serving=os.environ.get("DEMO_EXIT") != "1"))
+        system = System(folder, os.environ.get("TIDEMILL_DATABASE", ""))
+        return asyncio.run(demo(system, orders, serving=os.environ.get("DEMO_EXIT") != "1"))
     except (RuntimeError, TimeoutError) as error:
         console.print(f"[red]{error}")
         return 1

@@ -55,16 +55,17 @@ def free_port() -> int:
 
 @dataclass
 class System:
-    """All of Avalon in one process on one SQLite file."""
+    """All of Avalon in one process, on a SQLite file in its folder or on the database of `url`."""
 
     folder: Path
+    url: str = ""
     api: int = field(default_factory=free_port)
     probes: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
     @property
     def database(self) -> str:
-        return f"sqlite:///{self.folder / 'avalon.db'}"
+        return self.url or f"sqlite:///{self.folder / 'avalon.db'}"
 
     @property
     def log(self) -> Path:

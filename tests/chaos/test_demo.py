@@ -47,6 +47,17 @@ def avalon(ran: subprocess.Popen[str], folder: Path) -> psutil.Process:
 def test_it_counts_what_it_did(tmp_path: Path) -> None:
     with demo(tmp_path, 300, DEMO_EXIT="1") as ran:
         said, _ = ran.communicate(timeout=110)
+    counted(ran, said)
+
+
+def test_it_counts_the_same_on_postgresql(tmp_path: Path, postgres_url: str) -> None:
+    with demo(tmp_path, 300, DEMO_EXIT="1", TIDEMILL_DATABASE=postgres_url) as ran:
+        said, _ = ran.communicate(timeout=110)
+    counted(ran, said)
+    assert not list(tmp_path.glob("*.db")), "nothing is left on a file"
+
+
+def counted(ran: subprocess.Popen[str], said: str) -> None:
     assert ran.returncode == 0, said
     rows = dict(line.strip("│ ").split("│") for line in said.splitlines() if line.count("│") == 3)
     counts = {name.strip(): value.strip() for name, value in rows.items()}
