@@ -117,7 +117,7 @@ BEGIN
     END IF;
     IF wait THEN
         PERFORM pg_advisory_xact_lock(hashtext('tidemill tick'), hashtext({literal(s)}));
-    ELSIF last.at > clock_timestamp() - interval '2 ms'
+    ELSIF clock_timestamp() - last.at BETWEEN interval '0' AND interval '2 ms'  -- (a clock may be set back)
             OR NOT pg_try_advisory_xact_lock(hashtext('tidemill tick'), hashtext({literal(s)})) THEN
         RETURN last.id;  -- somebody else is at it
     END IF;
