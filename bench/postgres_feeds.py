@@ -1,16 +1,19 @@
 """The PostgreSQL feed of a captured table: to a batch handler and to a handler per change, beside the raw driver.
 
 Fill first, then drain: writers and readers never share the clock. Rows are about 360 bytes of JSON and are decoded to a
-dataclass by both sides. The peers: an asyncpg loop over the very same log rows, and `pg_recvlogical`, which decodes
-the same rows of a table without capture out of the WAL and throws them away.
+dataclass by both sides: Tidemill and `raw` by pydantic, `raw by hand` by `json` and the class. The peers: an asyncpg
+loop over the very same log rows, and `pg_recvlogical`, which decodes the same rows of a table without capture out of
+the WAL and throws them away.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,10 +98,10 @@ async def fill(url: str, count: int, *, table: str = "rows", size: int = 50) -> 
     await link.close()
 
 
-async def raw(url: str, *, each: bool) -> float:
+async def raw(url: str, *, each: bool, decode: Callable[[bytes], Row] | None = None) -> float:
     """Rows a second of a bare loop over the same log: read, decode to the same type, count (and await)."""
+    decode = decode or Codec(Row).decode
     link = await asyncpg.connect(url)
-    decode = Codec(Row).decode
     history = History()
 
     async def handler(row: Row) -> None:
@@ -121,6 +124,11 @@ async def raw(url: str, *, each: bool) -> float:
     seconds = time.perf_counter() - began
     await link.close()
     return history.count / seconds
+
+
+def by_hand(body: bytes) -> Row:
+    """As one decodes it with the standard library."""
+    return Row(**json.loads(body))
 
 
 async def ours(url: str, count: int, *, batch: int | None) -> tuple[float, int]:
@@ -210,10 +218,12 @@ def run(server: Server, url: str, count: int, turn: int) -> dict[str, Any]:
     found["raw"] = asyncio.run(raw(url, each=False))
     mine("batch", asyncio.run(ours(url, count, batch=500)))
     found["raw"] = (found["raw"] + asyncio.run(raw(url, each=False))) / 2
+    found["raw by hand"] = asyncio.run(raw(url, each=False, decode=by_hand))
     mine("open", asyncio.run(with_open_transaction(url, count)))
     mine("batch again", asyncio.run(ours(url, count, batch=500)))
     found["raw each"] = asyncio.run(raw(url, each=True))
     mine("each", asyncio.run(ours(url, count, batch=None)))
     found["raw each"] = (found["raw each"] + asyncio.run(raw(url, each=True))) / 2
+    found["raw each by hand"] = asyncio.run(raw(url, each=True, decode=by_hand))
     found["slot"] = slot_seconds(server, url, count, f"bench{turn}")
     return found

@@ -81,7 +81,7 @@ class Settings(_Part):
     """Everything that may differ between two deployments of one app. Durations in seconds."""
 
     database: str | None = None
-    """Where everything lives that is not set apart: `sqlite:///file.db`, `memory:`."""
+    """Where everything lives that is not set apart: `sqlite:///file.db`, `postgresql://host/name`, `memory:`."""
     store: str | None = None
     """Where members, leases and timers live; else with the first collection, else the database."""
     queues: Mapping[str, Part] = Field(default_factory=dict)

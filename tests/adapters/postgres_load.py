@@ -22,6 +22,7 @@ from tidemill.model import CollectionSpec, Commit, Logged, Page, Put, Source, Ta
 TABLE = TableSpec("rows", "hot", id="id", key="grp", partitions=4)
 COLLECTION = CollectionSpec("notes", partitions=4)
 ROWS, GROUPS = 15, 4
+LOST = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
 
 CREATE = f"""
 CREATE TABLE hot (id int PRIMARY KEY, grp text NOT NULL, n int NOT NULL);
@@ -172,16 +173,14 @@ def _check_key(written: Written, changes: Sequence[Logged]) -> None:
         one = written.changes[row][n]
         assert one.committed >= latest
         latest = max(latest, one.asked)
-    for one, other in pairwise(changes):
-        assert one.order >> RANKS < other.order >> RANKS or int(one.id) < int(other.id)
+    for before, after in pairwise(changes):
+        assert before.order >> RANKS < after.order >> RANKS or int(before.id) < int(after.id)
 
 
 def delays(written: Written, found: Found) -> list[float]:
     """Seconds from each commit to the change's delivery, sorted."""
     return sorted(
-        found.at[row, n] - change.committed
-        for row, numbers in written.changes.items()
-        for n, change in numbers.items()
+        found.at[row, n] - change.committed for row, numbers in written.changes.items() for n, change in numbers.items()
     )
 
 

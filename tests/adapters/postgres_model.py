@@ -186,6 +186,7 @@ class Process:
         )
         self._feed = Feed(cast(Session, session), SPEC)
         self._feed._reader.ahead = False  # there is no loop here to do it meanwhile
+        self._feed._reader.resumable = 1  # any change may be gone on from
 
     def look(self) -> None:
         """Learn the ticks that were made since the last look."""

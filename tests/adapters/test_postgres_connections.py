@@ -216,6 +216,20 @@ async def test_what_the_url_leaves_out_comes_from_variables(
         assert rows == "t|guarded"
 
 
+@pytest.mark.parametrize("url", ["postgresql:", "postgresql:?service=shop"])
+async def test_a_service(
+    strict: tuple[Server, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    server, _ = strict
+    (tmp_path / "services").write_text(f"[shop]\nhost=127.0.0.1\nport={server.port}\nuser=postgres\ndbname=postgres\n")
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
+    if "service" not in url:
+        monkeypatch.setenv("PGSERVICE", "shop")
+    assert parse(url).shown == "postgresql (service shop)/"
+    async with opened(url) as found:
+        await write(found)
+
+
 async def test_a_socket(strict: tuple[Server, Path]) -> None:
     server, _ = strict
     folder = str(server.folder)

@@ -132,7 +132,7 @@ async def test_names_of_any_letters(postgres: Server, base: str, postgres_url: s
         assert [change.kind for change in await read_all(found, spec, 4)] == ["put", "delete", "put", "delete"]
     applied = await database(postgres_url).schema_apply([spec], [JOBS], role)
     assert states(applied) == {"base": "there", "table odd": "there", "queue jobs": "there",
-                               f"triggers of {odd}": "there", f"role {role}": "there"}  # fmt: skip
+                               f"triggers of {odd} for odd": "there", f"role {role}": "there"}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -407,3 +407,30 @@ async def test_a_newer_format_is_left_alone(postgres: Server, base: str, postgre
     for attempt in (database(postgres_url).schema_apply(SOURCES, [JOBS]), database(postgres_url).schema_drop()):
         with pytest.raises(FormatTooNew):
             await attempt
+
+
+# --- one table, captured more than once ---------------------------------------------------------------------
+
+
+async def test_two_schemas_capture_one_table(postgres: Server, base: str, postgres_url: str) -> None:
+    other = f"{postgres_url}?schema=shop_2"
+    async with opened(postgres_url) as one, opened(other) as two:
+        assert told(await database(other).schema_check(SOURCES, [JOBS])) == ""
+        for found in (one, two):
+            [cursor] = {await found.feed(STOCK).start("0", "now")}
+            assert cursor
+        postgres.psql("INSERT INTO stock VALUES ('4', 'x', 1)", base)
+        for schema_ in ("tidemill", "shop_2"):
+            assert postgres.psql(f"SELECT doc FROM {schema_}.log_stock", base) == "4"
+    await database(other).schema_drop()
+    assert told(await database(postgres_url).schema_check(SOURCES, [JOBS])) == ""
+
+
+async def test_two_feeds_of_one_table(postgres: Server, base: str, postgres_url: str) -> None:
+    audit = TableSpec("stock_audit", "stock", "sku", "sku", 2)
+    for _ in range(2):
+        applied = states(await database(postgres_url).schema_apply([STOCK, audit], []))
+    assert set(applied.values()) == {"there"}
+    postgres.psql("INSERT INTO stock VALUES ('4', 'x', 1)", base)
+    for name in ("stock", "stock_audit"):
+        assert postgres.psql(f"SELECT doc FROM tidemill.log_{name}", base) == "4"

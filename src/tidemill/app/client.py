@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from tidemill.errors import Forked, NotRunning, TidemillError
-from tidemill.model import Message, Query, Rows, Stored, Write, Written
+from tidemill.model import Commit, Message, Query, Rows, Statement, Stored, Write, Written
 
 T = TypeVar("T")
 
@@ -27,6 +27,10 @@ class Client(Protocol):
 
     def check(self, queue: str, messages: Sequence[Message]) -> None:
         """Raises `BadOption` or `TooLarge` for what the queue's backend does not take. No I/O; `send` does it too."""
+        ...
+
+    def statements(self, commit: Commit) -> Sequence[Statement]:
+        """The commit as SQL for a connection of the user's own. Raises `BadOption` where there is no such thing."""
         ...
 
     async def get(self, collection: str, ids: Sequence[str]) -> Sequence[Stored | None]: ...

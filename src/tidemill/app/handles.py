@@ -10,12 +10,14 @@ from typing import Any, Generic, TypeVar
 from uuid import UUID, uuid4
 
 from tidemill.app.client import default_id, running
+from tidemill.app.foreign import run_on
 from tidemill.app.values import Document, Page
 from tidemill.core.codec import Codec
 from tidemill.core.duration import Duration, seconds
 from tidemill.errors import BadOption, Conflict, Unfit
 from tidemill.model import (
     CollectionSpec,
+    Commit,
     Delete,
     Expect,
     Filter,
@@ -58,6 +60,7 @@ class Queue(Generic[T]):
         dedup: str | None = None,
         key: str | None = None,
         headers: Mapping[str, str] | None = None,
+        connection: Any = None,
     ) -> str:
         """Send one message; durable when it returns. Its id, or the first one's if `dedup` was seen before.
 
@@ -65,8 +68,13 @@ class Queue(Generic[T]):
         lives and for the queue's window after; `key` goes along, and dead letters can be selected by it. Raises `Unfit`
         for a value that is not of the queue's type, `BadOption` for an option out of its range, `TooLarge` for a body
         that the backend does not take, `QueueFull` above the queue's `limit`.
+
+        `connection`: one of your own (asyncpg, psycopg, SQLAlchemy, sqlite3) to the queue's database; the message is
+        part of the transaction that you have open on it, and of nothing if you roll back.
         """
-        ids = await self.send_many([value], delay=delay, priority=priority, dedup=dedup, key=key, headers=headers)
+        ids = await self.send_many(
+            [value], delay=delay, priority=priority, dedup=dedup, key=key, headers=headers, connection=connection
+        )
         return ids[0]
 
     async def send_many(
@@ -78,6 +86,7 @@ class Queue(Generic[T]):
         dedup: str | None = None,
         key: str | None = None,
         headers: Mapping[str, str] | None = None,
+        connection: Any = None,
     ) -> Sequence[str]:
         """Send messages in one call; much faster than one by one. `dedup` is a prefix here when there are many.
 
@@ -96,6 +105,10 @@ class Queue(Generic[T]):
             )
             for n, value in enumerate(values)
         ]
+        if connection is not None:
+            running().client.check(self.name, messages)
+            await run_on(connection, running().client.statements(Commit(messages=tuple(messages))))
+            return [message.id for message in messages]
         return await running().client.send(self.name, messages) if messages else []
 
     def message(
@@ -163,13 +176,17 @@ class Collection(Generic[T]):
         [stored] = await running().client.get(self.name, [str(id)])
         return None if stored is None else self._document(stored)
 
-    async def create(self, value: T) -> Document[T]:
-        """Store a new document. Raises `Conflict` if there is one with this id."""
-        return await self._put(value, Expect.NOTHING)
+    async def create(self, value: T, *, connection: Any = None) -> Document[T]:
+        """Store a new document. Raises `Conflict` if there is one with this id. `connection`: see `put`."""
+        return await self._put(value, Expect.NOTHING, connection)
 
-    async def put(self, value: T) -> Document[T]:
-        """Store a document, whatever was there before."""
-        return await self._put(value, Expect.ANYTHING)
+    async def put(self, value: T, *, connection: Any = None) -> Document[T]:
+        """Store a document, whatever was there before.
+
+        `connection`: one of your own (asyncpg, psycopg, SQLAlchemy, sqlite3) to the collection's database; the write is
+        part of the transaction that you have open on it. The document that is returned has no etag then.
+        """
+        return await self._put(value, Expect.ANYTHING, connection)
 
     async def put_many(self, values: Sequence[T]) -> Sequence[Document[T]]:
         """Store documents in one call, each by itself; much faster than one by one."""
@@ -177,9 +194,9 @@ class Collection(Generic[T]):
         written = await running().client.write(self.name, writes)
         return [Document(w.id, w.key, w.etag, v) for w, v in zip(written, values, strict=True) if type(w) is Stored]
 
-    async def replace(self, value: T, etag: str) -> Document[T]:
-        """Store a document if its etag is still this one. Raises `Conflict` if it is not."""
-        return await self._put(value, etag)
+    async def replace(self, value: T, etag: str, *, connection: Any = None) -> Document[T]:
+        """Store a document if its etag is still this one. Raises `Conflict` if it is not. `connection`: see `put`."""
+        return await self._put(value, etag, connection)
 
     async def delete(self, id: str, *, etag: str | None = None) -> None:
         """Delete a document; none to delete is no error unless an `etag` is given. Raises `Conflict`."""
@@ -244,8 +261,11 @@ class Collection(Generic[T]):
         id, key, body = self.encode(value)
         return Put(self.name, id, key, body, expect)
 
-    async def _put(self, value: T, expect: Expect | str) -> Document[T]:
+    async def _put(self, value: T, expect: Expect | str, connection: Any = None) -> Document[T]:
         write = self._write(value, expect)
+        if connection is not None:
+            await run_on(connection, running().client.statements(Commit(writes=(write,))))
+            return Document(write.id, write.key or write.id, "", value)
         [written] = await running().client.write(self.name, [write])
         if not isinstance(written, Stored):
             there = "exists already" if expect is Expect.NOTHING else "changed since it was read"

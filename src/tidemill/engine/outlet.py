@@ -16,8 +16,8 @@ from typing import Any, TypeAlias
 
 from tidemill.engine.admission import Admission
 from tidemill.engine.places import Places
-from tidemill.errors import TidemillError, Unavailable
-from tidemill.model import Message, Query, Rows, Stored, Write, Written
+from tidemill.errors import BadOption, TidemillError, Unavailable
+from tidemill.model import Commit, Message, Query, Rows, Statement, Stored, Write, Written
 
 Lane: TypeAlias = tuple[str, str]
 
@@ -57,6 +57,19 @@ class Outlet:
 
     def check(self, queue: str, messages: Sequence[Message]) -> None:
         self._admission.check(queue, messages)
+
+    def statements(self, commit: Commit) -> Sequence[Statement]:
+        homes = {id(home): home for home in (
+            *(self._places.queue_database(message.queue) for message in commit.messages),
+            *(self._places.source_database(write.collection) for write in commit.writes),
+        )}  # fmt: skip
+        [home] = homes.values()
+        made = getattr(home, "statements", None)
+        if made is None:
+            name = type(home).__name__.lower()
+            raise BadOption(f"connection=: the backend {name} is no SQL database; leave it out")
+        found: Sequence[Statement] = made(commit)
+        return found
 
     async def get(self, collection: str, ids: Sequence[str]) -> Sequence[Stored | None]:
         return await self._ask(("get", collection), ids)

@@ -55,18 +55,20 @@ def reader(worker: Worker, type_: Any, annotation: Any) -> Read:
 
 
 def _change_reader(codec: Codec[Any], deletions: bool) -> Read:
+    decode = codec.decode
+
     def before_of(logged: Logged) -> Any:
-        return None if logged.before is None else codec.decode(logged.before)
+        return None if logged.before is None else decode(logged.before)
 
     def read(logged: Logged) -> Any:
-        if logged.kind != "put":
+        id, _, _, _, kind, document, key, body, before, at = logged
+        if kind != "put":
             if not deletions:
                 return UNASKED
-            return Deletion(logged.id, logged.document, logged.key, before_of(logged), logged.at)
-        if logged.body is None:
+            return Deletion(id, document, key, before_of(logged), at)
+        if body is None:
             raise NoJson("the change has no body")
-        value = codec.decode(logged.body)
-        return Change(logged.id, logged.document, logged.key, value, before_of(logged), logged.at)
+        return Change(id, document, key, decode(body), None if before is None else decode(before), at)
 
     return read
 

@@ -79,8 +79,8 @@ class Statement:
         return sql, {f"p{n}": value for n, value in enumerate(self.args, 1)}
 
     def named(self) -> tuple[str, Mapping[str, Any]]:
-        """With `:p1`, as SQLAlchemy's `text` wants it, and the values by name."""
-        return _PLACE.sub(r":p\1", self.sql), {f"p{n}": value for n, value in enumerate(self.args, 1)}
+        """With `(:p1)`, as SQLAlchemy's `text` wants it, and the values by name."""
+        return _PLACE.sub(r"(:p\1)", self.sql), {f"p{n}": value for n, value in enumerate(self.args, 1)}
 
 
 _PLACE = re.compile(r"\$(\d+)")

@@ -9,6 +9,7 @@ nothing may be kept in a connection).
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -79,7 +80,10 @@ def parse(url: str) -> Address:
     login, _, hosts = parts.netloc.rpartition("@")
     _check_hosts(parts, login, hosts)
     asked = _parameters(parts.query)
-    shown = f"postgresql {unquote(hosts) or asked.get('host') or '(PGHOST)'}{parts.path or '/'}"
+    if service := os.environ.get("PGSERVICE"):  # the driver reads it too late to find anything by it
+        asked.setdefault("service", service)
+    elsewhere = f"(service {asked['service']})" if "service" in asked else "(PGHOST)"
+    shown = f"postgresql {unquote(hosts) or asked.get('host') or elsewhere}{parts.path or '/'}"
     for name in asked.keys() - LIBPQ - set(OURS):
         near = get_close_matches(name, [*OURS, *LIBPQ], 1, 0.6)
         words = f"did you mean {near[0]}?" if near else f"ours are {', '.join(OURS)}"

@@ -40,14 +40,20 @@ async def key_of(link: Link, spec: TableSpec) -> list[str]:
     return found
 
 
+async def table_sql(link: Link, spec: TableSpec) -> str:
+    """The table as SQL wants it: its name may be a word of the language (`user`, `order`)."""
+    found: str = await link.fetchval("SELECT $1::text::regclass::text", spec.table)
+    return found
+
+
 async def want(link: Link, names: Names, spec: TableSpec) -> None:
     """Have the rows copied, unless that was asked before."""
-    keys = await key_of(link, spec)
+    keys, table = await key_of(link, spec), await table_sql(link, spec)
     shown = ", ".join(f"{literal(key)}, {quoted(key)}" for key in keys)
     backwards = ", ".join(f"{quoted(key)} DESC" for key in keys)
     await link.execute(
         f"UPDATE {names.schema}.source SET backfill = '{{}}', backfill_until ="
-        f" (SELECT jsonb_build_object({shown}) FROM {spec.table} ORDER BY {backwards} LIMIT 1)"
+        f" (SELECT jsonb_build_object({shown}) FROM {table} ORDER BY {backwards} LIMIT 1)"
         " WHERE name = $1 AND backfill IS NULL",
         spec.name,
     )
@@ -71,9 +77,9 @@ async def copy_chunk(link: Link, names: Names, spec: TableSpec) -> int:
     state, until = row
     if state == '"done"':
         return 0
-    keys = await key_of(link, spec)
+    keys, table = await key_of(link, spec), await table_sql(link, spec)
     order = ", ".join(f"t.{quoted(key)}" for key in keys)
-    here = "(SELECT {} FROM jsonb_populate_record(NULL::" + spec.table + ", {}::text::jsonb) k)"
+    here = "(SELECT {} FROM jsonb_populate_record(NULL::" + table + ", {}::text::jsonb) k)"
     columns = ", ".join(f"k.{quoted(key)}" for key in keys)
     bounds, args = ["$1::text IS NOT NULL", "$2::text IS NOT NULL"], [state, until or "{}"]
     if until is None:
@@ -86,7 +92,7 @@ async def copy_chunk(link: Link, names: Names, spec: TableSpec) -> int:
     rows = await link.fetch(
         f"""
 WITH chunk AS MATERIALIZED (
-    SELECT to_jsonb(t) AS b, jsonb_build_object({shown}) AS place FROM {spec.table} t
+    SELECT to_jsonb(t) AS b, jsonb_build_object({shown}) AS place FROM {table} t
     WHERE {" AND ".join(bounds)} ORDER BY {order} LIMIT {CHUNK} FOR SHARE),
 logged AS (
     INSERT INTO {names.log(spec.name)} (era, slot, part, kind, doc, key, body)

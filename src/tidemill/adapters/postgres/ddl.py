@@ -70,11 +70,16 @@ def functions(names: Names) -> list[str]:
         # What a process asks for many times a second: news of changes and messages, in one call.
         f"""
 CREATE OR REPLACE FUNCTION {s}.look(known bigint, fresh boolean)
-RETURNS TABLE (messages bigint, id bigint, seq bigint, era int, snapshot text, xact text) LANGUAGE plpgsql AS $$
+RETURNS TABLE (messages bigint, signals text, id bigint, seq bigint, era int, snapshot text, xact text)
+LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM {s}.make_tick(fresh);
     RETURN QUERY
-        SELECT m.last_value, t.id, t.seq, t.era, t.snapshot::text, t.xact::text FROM {s}.message_seq m
+        SELECT m.last_value,
+            (SELECT count(*) || '/' || coalesce(max(version), 0) FROM {s}.record
+             WHERE key >= 'bell/' AND key < 'bell0' OR key >= 'control/' AND key < 'control0'),
+            t.id, t.seq, t.era, t.snapshot::text, t.xact::text
+        FROM {s}.message_seq m
         LEFT JOIN LATERAL (SELECT * FROM {s}.tick WHERE tick.id > known ORDER BY tick.id LIMIT 1000) t ON true;
 END $$""",
     ]

@@ -30,7 +30,7 @@ from tidemill.model import MAX_WAIT, Expired, Lag, Moved, Page, Source, Start, T
 IDLE = 30_000
 """Milliseconds (so many ticks) by which a quiet partition's cursor may lag behind what was read."""
 
-MARKS = 2.0
+MARKS = 5.0
 """Seconds for which it is believed what was trimmed; nothing is really removed before a longer time."""
 
 MERGED = 4
@@ -83,6 +83,8 @@ class Feed:
                 session.watch.check()
                 pages = await self._pages(cursors, limit)
                 if not pages and await self._fill(cursors):
+                    if wait <= 0:
+                        await session.watch.fresh()
                     continue
                 left = end - clock.monotonic()
                 if pages or left <= 0:

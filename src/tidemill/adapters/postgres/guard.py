@@ -3,8 +3,10 @@
 Transactions are counted anew there, so the numbers in the log and in the ticks mean nothing any more. All that came
 along is committed, so the old era is closed by a tick that sees everything, and a new one begins with a tick that
 sees nothing of it. Changes that were written here before anybody looked carry numbers of the new cluster: they are
-those whose `seq` is above that of the last tick, and are made such that no old tick knows them. At most what was
-read since that last tick comes twice. A promoted standby or pg_upgrade keeps its numbers, and the system's name too.
+those whose `seq` is above that of the last tick, and are made such that no old tick knows them. Who writes meanwhile
+is waited for: he has the number of the old era in hand. At most what was read since that last tick comes twice. A
+promoted standby keeps its numbers, and the system's name too; pg_upgrade keeps the numbers alone, and an era more does
+no harm.
 """
 
 from __future__ import annotations
@@ -15,6 +17,9 @@ from tidemill.adapters.postgres.names import Names, literal, quoted
 ALL = (1 << 63) - 1
 """Above every transaction."""
 
+
+LOCKED = "5s"
+"""How long a writer with an open transaction is waited for, until the next try."""
 
 SYSTEM = "SELECT system_identifier::text FROM pg_control_system()"
 
@@ -38,6 +43,8 @@ async def check(link: Link, names: Names) -> bool:
         s,
     ):
         table = f"{s}.{quoted(log)}"
+        await link.execute(f"SET LOCAL lock_timeout = '{LOCKED}'")
+        await link.execute(f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE")
         await link.execute(f"UPDATE {table} SET xid = '{ALL - 1}' WHERE seq > $1 AND era = $2", seq, era)
         highest = max(highest, await link.fetchval(f"SELECT coalesce(max(seq), 0) FROM {table}"))
     await link.execute(f"SELECT setval('{s}.change_seq', greatest($1, last_value)) FROM {s}.change_seq", highest)

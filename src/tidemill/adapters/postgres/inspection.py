@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from tidemill.adapters.postgres import capture, rights, schema
 from tidemill.adapters.postgres.address import Address
 from tidemill.adapters.postgres.link import Link
-from tidemill.adapters.postgres.names import Names
+from tidemill.adapters.postgres.names import Names, quoted
 from tidemill.errors import ConfigurationError
 from tidemill.model import Piece, QueueSpec, Source, TableSpec
 
@@ -30,11 +30,6 @@ CLOSED = """
 SELECT NOT has_schema_privilege(n.oid, 'USAGE') OR coalesce(NOT has_table_privilege(c.oid, 'SELECT'), false)
 FROM pg_namespace n LEFT JOIN pg_class c ON relnamespace = n.oid AND relname = 'made'
 WHERE n.oid = to_regnamespace($1)
-"""
-
-OURS = """
-SELECT tgrelid::regclass::text, tgname::text, tgenabled <> 'D' FROM pg_trigger JOIN pg_proc f ON f.oid = tgfoid
-WHERE f.pronamespace = to_regnamespace($1) AND NOT tgisinternal AND starts_with(tgname, $2)
 """
 
 RISKS = {
@@ -116,29 +111,27 @@ async def _source(link: Link, names: Names, source: Source, *, made_before: bool
             members = await capture.check(link, source)
         except ConfigurationError as error:
             return [*found, Piece(f"table {source.table}", "problem", str(error))]
-        there = {
-            (row[0], row[1]): row[2] for row in await link.fetch(OURS, names.schema, capture.trigger_prefix(source))
-        }
+        there = await capture.existing(link, names, source)
         found += _triggers(names, source, members, there)
     return found
 
 
 def _triggers(
-    names: Names, source: TableSpec, members: Sequence[tuple[str, str]], there: dict[tuple[str, str], bool]
+    names: Names, source: TableSpec, members: Sequence[tuple[str, str]], there: dict[str, dict[str, bool]]
 ) -> Iterator[Piece]:
     for member, kind in members:
         wanted = capture.triggers(names, source, member, kind, plain=len(members) == 1)
-        here = {name: on for (table, name), on in there.items() if table == member}
+        here, what = there.get(member, {}), schema.triggers_of(source, member)
         off = sorted(name for name, on in here.items() if not on)
         if not here:
-            yield Piece(f"triggers of {member}", "problem", f"missing, its changes are not seen: {APPLY}")
+            yield Piece(what, "problem", f"missing, its changes are not seen: {APPLY}")
         elif here.keys() != wanted.keys():
-            yield Piece(f"triggers of {member}", "problem", f"differ: {APPLY}")
+            yield Piece(what, "problem", f"differ: {APPLY}")
         elif off:
-            told = f"disabled, its changes are not seen: ALTER TABLE {member} ENABLE TRIGGER {off[0]}"
-            yield Piece(f"triggers of {member}", "problem", told)
+            told = f"disabled, its changes are not seen: ALTER TABLE {member} ENABLE TRIGGER {quoted(off[0])}"
+            yield Piece(what, "problem", told)
         else:
-            yield Piece(f"triggers of {member}", "ok")
+            yield Piece(what, "ok")
 
 
 def _rights(user: str, lacking: Sequence[str]) -> Piece:

@@ -145,6 +145,7 @@ def options(address: Address, purpose: str) -> dict[str, Any]:
     """What every connection of ours is made with."""
     settings = {"application_name": f"tidemill {purpose}"}
     if not address.pooler:  # a pooler refuses settings that it does not know
+        settings["default_transaction_isolation"] = "read committed"  # statements of ours see what ended before them
         settings["jit"] = "off"  # plans of ours are short, and compiling them is not
         settings["enable_seqscan"] = "off"  # plans are kept, and tables grow meanwhile
     return {

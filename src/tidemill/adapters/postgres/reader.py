@@ -11,7 +11,6 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from operator import itemgetter
 from typing import Any
 
@@ -31,7 +30,8 @@ PAGES = 4
 MISSED = 5
 """After a page that was asked for in vain (other partitions were to be read) so many are not asked for ahead."""
 
-LOGGED: Callable[[Any], Logged] = partial(tuple.__new__, Logged)
+RESUMABLE = 16
+"""Every so many changes of a partition have a cursor of their own, besides the end of each page."""
 
 PART = itemgetter(0)
 
@@ -65,10 +65,11 @@ class Read:
 
 
 class Reader:
-    """Reads one log. `ahead`: ask for the next page before it is wanted."""
+    """Reads one log. `ahead`: ask for the next page before it is wanted; `resumable`: see `RESUMABLE`."""
 
     def __init__(self, pool: Pool, log: str, *, ahead: bool = True) -> None:
         self.ahead: bool = ahead
+        self.resumable: int = RESUMABLE
         self._pool = pool
         self._log = log
         self._next: tuple[tuple[Mapping[str, Cursor], int], asyncio.Task[Read | None]] | None = None
@@ -82,7 +83,12 @@ class Reader:
         else:
             self._pause = MISSED if known is not None else max(self._pause - 1, 0)
             found = await self._read(here, ticks, limit)
-        if self.ahead and found is not None and not self._pause and (found.more or found.window.last.id != ticks.newest.id):
+        if (
+            self.ahead
+            and found is not None
+            and not self._pause
+            and (found.more or found.window.last.id != ticks.newest.id)
+        ):
             task = asyncio.create_task(self._read(found.here, ticks, limit))
             task.add_done_callback(_heard)
             self._next = ((found.here, limit), task)
@@ -112,7 +118,7 @@ class Reader:
             rows = sorted(rows, key=lambda row: window.index_of(row[8]))
         kept = rows if merged else fitting(rows, limit)
         more = len(kept) < len(rows) or len(rows) == most
-        changes, after = split(kept, window, here, more=more)
+        changes, after = split(kept, window, here, more=more, resumable=self.resumable)
         return Read(changes, after, window, more)
 
     async def _query(
@@ -163,7 +169,7 @@ def replaced(window: Window, cursor: Cursor) -> Cursor:
 
 
 def split(
-    rows: Sequence[Row], window: Window, here: Mapping[str, Cursor], *, more: bool
+    rows: Sequence[Row], window: Window, here: Mapping[str, Cursor], *, more: bool, resumable: int = RESUMABLE
 ) -> tuple[dict[str, list[Logged]], dict[str, Cursor]]:
     """The changes by partition, and where each partition stands after them."""
     ranks = {int(name): cursor.rank for name, cursor in here.items()}
@@ -172,6 +178,7 @@ def split(
     for name in here:
         changes = found[name] = []
         adds[int(name)] = (name, changes.append)
+    new = tuple.__new__
     flag = "b" if next(iter(here.values())).backfill else ""
     for index, several in groups(rows, window):
         if index:
@@ -183,7 +190,8 @@ def split(
             part, seq, kind, doc, key, body, former, at = row
             rank = ranks[part] = ranks[part] + 1
             name, add = adds[part]
-            add(LOGGED((str(seq), name, base | rank, f"{start}{seq}:{rank}", KINDS[kind], doc, key, body, former, at)))
+            cursor = None if rank % resumable else f"{start}{seq}:{rank}"
+            add(new(Logged, (str(seq), name, base | rank, cursor, KINDS[kind], doc, key, body, former, at)))
     changes_of = {name: changes for name, changes in found.items() if changes}
     if not more:
         return changes_of, {name: replaced(window, cursor) for name, cursor in here.items()}

@@ -83,7 +83,7 @@ async def drop(link: Link, names: Names) -> None:
             await link.execute(f"DROP FUNCTION {function}")
         await link.execute(f"DROP SCHEMA {names.schema}")
     except asyncpg.DependentObjectsStillExistError as error:
-        detail = str(error.detail or error).splitlines()[0]
+        detail = str(getattr(error, "detail", None) or error).splitlines()[0]
         raise Refused(f"something outside schema {names.schema} needs it: {detail}; nothing was dropped") from None
     except asyncpg.LockNotAvailableError:
         raise Refused(f"somebody uses the tables: stop the workers first; nothing was dropped ({PATIENCE})") from None

@@ -121,6 +121,11 @@ async def check_ours(link: Link, names: Names, item: Item) -> None:
         )
 
 
+def triggers_of(source: TableSpec, table: str) -> str:
+    """In words; a table may have those of several feeds."""
+    return f"triggers of {table}" + (f" for {source.name}" if source.name != source.table else "")
+
+
 async def register(link: Link, names: Names, sources: Sequence[Source]) -> list[Piece]:
     """Check each feed against what its data were made with, and capture the tables."""
     found: list[Piece] = []
@@ -132,12 +137,12 @@ async def register(link: Link, names: Names, sources: Sequence[Source]) -> list[
                 f" declare {stored} (keys would change their partition)"
             )
         if isinstance(source, TableSpec):
-            state = "changed" if await capture.existing(link, source) else "made"
+            state = "changed" if await capture.existing(link, names, source) else "made"
             if await capture.installed(link, names, source):
                 state = "there"
             else:
                 await capture.install(link, names, source)
-            found.append(Piece(f"triggers of {source.table}", state))
+            found.append(Piece(triggers_of(source, source.table), state))
     return found
 
 

@@ -13,7 +13,6 @@ from tidemill.adapters.postgres import capture, rights, schema
 from tidemill.adapters.postgres.names import Names, literal, quoted
 from tidemill.model import FORMAT, QueueSpec, Source, TableSpec
 
-WHATS = ("insert", "update", "moved", "rekey", "delete", "truncate")
 MEMBER = "\0"
 
 
@@ -101,9 +100,9 @@ def _registered(names: Names, spec: TableSpec) -> str:
 
 def triggers(names: Names, spec: TableSpec) -> str:
     """The triggers of the table and of all members that it has when this is run."""
-    prefix = capture.trigger_prefix(spec)
     drop = "".join(
-        f"        {_execute(f'DROP TRIGGER IF EXISTS {quoted(prefix + what)} ON {MEMBER}')}" for what in WHATS
+        f"        {_execute(f'DROP TRIGGER IF EXISTS {quoted(capture.trigger(names, spec, what))} ON {MEMBER}')}"
+        for what in capture.WHATS
     )
     plain, split = (capture.triggers(names, spec, MEMBER, "r", plain=one).values() for one in (True, False))
     truncate = "        IF member.kind <> 'p' THEN\n    {}        END IF;\n"

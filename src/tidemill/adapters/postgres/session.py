@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random as chance
+from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import Any
 
 from tidemill.adapters.postgres import guard, schema
 from tidemill.adapters.postgres.address import Address
@@ -39,6 +41,8 @@ class Session:
         self.clock = clock
         self.random: chance.Random = random or chance.SystemRandom()
         self.limits: Limits = Limits(body=1 << 27)
+        self.heard: dict[Hashable, tuple[str, Any]] = {}
+        """Bells and controls as they were last read, and as of when; see `store`."""
         self.settled: SettledClaims = SettledClaims()
         self.sources: dict[str, OpenSource] = {}
         self.queues: dict[str, QueueSpec] = {}

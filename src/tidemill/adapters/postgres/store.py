@@ -7,11 +7,14 @@ the order of their keys, so that two calls cannot wait for each other.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from typing import TypeVar
 
 from tidemill.adapters.postgres.link import Link
 from tidemill.adapters.postgres.session import Session
 from tidemill.model import Gone, Record, Stale, Swap, Swapped, Value
+
+T = TypeVar("T")
 
 GET = "SELECT key, version, value FROM {s}.record WHERE key = ANY ($1)"
 
@@ -40,6 +43,11 @@ SELECT key, 0 FROM gone UNION ALL SELECT * FROM changed UNION ALL SELECT * FROM 
 """What took effect, with the new version. `locked` is asked for only so that it is read first."""
 
 
+SIGNALS = ("bell/", "control/")
+"""Every replica reads these many times a second, and they seldom change. The watch sees whether one has, and who writes
+one has the others look at once; so what was read of them counts until then."""
+
+
 class Store:
     """`ports.Store` in one table."""
 
@@ -47,6 +55,11 @@ class Store:
         self._session = session
 
     async def get(self, keys: Sequence[str]) -> Sequence[Record | None]:
+        if not all(key.startswith(SIGNALS) for key in keys):
+            return await self._get(keys)
+        return await self._signals(tuple(keys), lambda: self._get(keys))
+
+    async def _get(self, keys: Sequence[str]) -> Sequence[Record | None]:
         if not keys:
             return []
         rows = await self._session.control.fetch(sql(self._session, GET), list(keys))
@@ -54,6 +67,22 @@ class Store:
         return [found.get(key) for key in keys]
 
     async def scan(self, prefix: str, after: str, limit: int) -> Sequence[Record]:
+        if not prefix.startswith(SIGNALS):
+            return await self._scan(prefix, after, limit)
+        return await self._signals((prefix, after, limit), lambda: self._scan(prefix, after, limit))
+
+    async def _signals(self, asked: Hashable, read: Callable[[], Awaitable[T]]) -> T:
+        """What was read before, if nothing of the kind has changed since."""
+        version, heard = self._session.watch.signals, self._session.heard
+        if version is None:
+            return await read()
+        known = heard.get(asked)
+        if known is None or known[0] != version:
+            known = heard[asked] = version, await read()
+        found: T = known[1]
+        return found
+
+    async def _scan(self, prefix: str, after: str, limit: int) -> Sequence[Record]:
         args = (after, prefix, successor(prefix), limit)
         rows = await self._session.control.fetch(sql(self._session, SCAN), *args)
         return [record(*row) for row in rows]
@@ -66,6 +95,9 @@ class Store:
             async with self._session.control.one() as link:
                 found += await swap_all(link, self._session, now)
             rest = rest[len(now) :]
+        if any(swap.key.startswith(SIGNALS) for swap in swaps):
+            self._session.heard.clear()
+            self._session.watch.poke()
         return found
 
 

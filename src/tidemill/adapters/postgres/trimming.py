@@ -31,14 +31,14 @@ TICKS_KEPT = 10_000
 
 LAG = """
 SELECT part, count(*), date_part('epoch', clock_timestamp() - min(at)) FROM (
-    SELECT part, at FROM {log} WHERE part = ANY ($1) AND seq > $2 AND xid > $3::text::xid8 AND era >= $4
+    SELECT part, at FROM {log} WHERE part = ANY ($1) AND seq > $2 AND (era = $4 AND xid > $3::text::xid8 OR era > $4)
         AND kind < $5
     UNION ALL SELECT part, at FROM {log}
     WHERE part = ANY ($1) AND xid = ANY ($6::text::xid8[]) AND seq > $7 AND era = $4 AND kind < $5
     LIMIT {most}) behind
 GROUP BY part
 """
-"""(Of a later era everything is behind: its transactions are above those of the first tick of it.)"""
+"""(Of a later era everything is behind; its transactions are counted anew.)"""
 
 BELOW = """(pg_visible_in_snapshot(l.xid, {g}.tick) OR l.seq <= {g}.seq AND pg_visible_in_snapshot(l.xid, {g}.next))"""
 """A change lies before a cursor: its tick knows it, or the tick of the window that was begun does, up to `seq`."""

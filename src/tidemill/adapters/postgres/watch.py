@@ -1,6 +1,6 @@
 """One connection of a process that looks for news, for all its feeds and queues.
 
-It asks often after news and seldom without (2 ms to half a second); a process that wrote something says so by
+It asks often after news and seldom without (2 ms to 0.8 s); a process that wrote something says so by
 `NOTIFY`, so that the others look at once. The notice is sent on a connection of its own, never in a transaction that
 somebody waits for, and at most every 50 ms: a commit with a NOTIFY in it holds a lock that all such commits wait for.
 Whoever listens to a topic is woken by news, and by a reconnection; with nobody listening nothing is asked.
@@ -22,7 +22,7 @@ from tidemill.adapters.sql.bell import Bell
 from tidemill.errors import Unavailable
 from tidemill.ports import Clock
 
-SHORTEST, LONGEST, GROWTH = 0.002, 0.5, 1.25
+SHORTEST, LONGEST, GROWTH = 0.002, 0.8, 1.25
 """Seconds between two looks, and the factor from one to the next while nothing happens."""
 
 UNHEARD = 0.25
@@ -55,6 +55,8 @@ class Watch:
         )
         self._wake = asyncio.Event()
         self._messages = -1
+        self._hearing = False
+        self._signals: tuple[str | None, float] = (None, float("-inf"))
         self._hot = float("-inf")
         self._noticed = float("-inf")
         self._owed = False
@@ -68,6 +70,13 @@ class Watch:
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name="tidemill watch")
             await self.fresh()
+
+    @property
+    def signals(self) -> str | None:
+        """What changes with any bell or control, as of the last look; None if that is too long ago to go by."""
+        self._hearing = True
+        version, at = self._signals
+        return version if self._lost is None and self._clock.monotonic() - at < 2 * LONGEST else None
 
     def check(self) -> None:
         """Raises while there is no connection: what is known here may be old."""
@@ -152,7 +161,7 @@ class Watch:
             await self._asked_for()
 
     async def _asked_for(self) -> None:
-        while not (self.bell.anybody or self._owed or self._asked):
+        while not (self.bell.anybody or self._hearing or self._owed or self._asked):
             await self._clock.wait(self._wake, UNHEARD)
             self._wake.clear()
 
@@ -160,7 +169,8 @@ class Watch:
         known = self.ticks.newest.id
         async with _single(link, self._address.pooled):
             rows = await link.fetch(self._look, known, fresh)
-        found = [tick_of(*row[1:]) for row in rows if row[1] is not None]
+        self._signals = (rows[0][1], self._clock.monotonic())
+        found = [tick_of(*row[2:]) for row in rows if row[2] is not None]
         for tick in found:
             self.ticks.add(tick)
         if found:

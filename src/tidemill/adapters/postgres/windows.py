@@ -167,6 +167,7 @@ class Ticks:
         era, ids = self._ticks[end].era, self._ids
         while (
             not cursor.next
+            and era == base.era  # the border of two eras is a window of its own, in which nothing lies
             and end + 1 < len(ids)
             and self._ticks[end + 1].era == era
             and self._ticks[end + 1].seq - base.seq <= most
