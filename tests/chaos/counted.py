@@ -216,15 +216,17 @@ class Counted:
     async def drained(self, rounds: int) -> float:
         """Items a second on an idle machine: so many changes of every row, thing and job, all at once.
 
-        What other programs take of the cores meanwhile is no fault of ours: only what they left is counted.
+        What other programs take of the cores meanwhile is no fault of ours: only what they left is counted, and in
+        units of a loop that takes them longer when caches and hyperthreads are shared.
         """
-        count, left = len(KINDS) * rounds * KEYS, self._left()
+        count, left, unit = len(KINDS) * rounds * KEYS, self._left(), loop()
         for kind in KINDS:
             for _ in range(rounds):
                 self._next[kind] += -self._next[kind] % KEYS
                 await self.once(kind, KEYS)
         await self.settle(60.0)
-        return count / max((self._left() - left) / psutil.cpu_count(), 0.1)
+        left, unit = self._left() - left, (unit + loop()) / 2
+        return count * unit / LOOP / max(left / psutil.cpu_count(), 0.1)
 
     def _left(self) -> float:
         """Core seconds that nobody else has taken: those of ours, and those in which nothing ran."""
@@ -260,6 +262,15 @@ class Counted:
         assert max(rates) >= 0.9 * before
 
 
+def loop() -> float:
+    """Processor seconds for a fixed piece of work."""
+    began = time.process_time()
+    sum(range(10_000_000))
+    return time.process_time() - began
+
+
+LOOP = 0.11
+"""What it takes here when nothing else runs, about; only a unit."""
 ROUNDS, TRIES = 8, 5
 """The size of a backlog; how often its speed is measured where other programs may have the cores."""
 
