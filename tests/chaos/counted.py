@@ -226,7 +226,7 @@ class Counted:
                 await self.once(kind, KEYS)
         await self.settle(60.0)
         left, unit = self._left() - left, (unit + loop()) / 2
-        return count * unit / LOOP / max(left / psutil.cpu_count(), 0.1)
+        return float(count * unit / LOOP / max(left / psutil.cpu_count(), 0.1))
 
     def _left(self) -> float:
         """Core seconds that nobody else has taken: those of ours, and those in which nothing ran."""
