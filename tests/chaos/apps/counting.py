@@ -3,6 +3,7 @@ ack, into a queue that nobody works."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import Any
 
@@ -14,25 +15,27 @@ rows = app.table("rows", id="id", table="public.rows", partitions=8)
 things = app.collection("things", dict, id="id", partitions=8)
 jobs = app.queue("jobs", dict)
 effects = app.queue("effects", dict)
+WORK = 0.01
 journal = Journal(os.environ["JOURNAL"])
 
 
 @app.on_change(rows, concurrency=16)
 async def row_changed(change: Change[dict[str, Any]], context: Context) -> None:
-    count("row", change.value, context)
+    await count("row", change.value, context)
 
 
 @app.on_change(things, concurrency=16)
 async def thing_changed(change: Change[dict[str, Any]], context: Context) -> None:
-    count("thing", change.value, context)
+    await count("thing", change.value, context)
 
 
 @app.on_message(jobs, concurrency=16)
 async def work(job: dict[str, Any], context: Context) -> None:
-    count("job", job, context)
+    await count("job", job, context)
 
 
-def count(kind: str, value: dict[str, Any], context: Context) -> None:
+async def count(kind: str, value: dict[str, Any], context: Context) -> None:
     name = f"{kind}/{value['id']}"
     journal.note("start", name, value["n"])
+    await asyncio.sleep(WORK)
     context.transaction.send(effects, {"of": name, "n": value["n"], "id": f"{context.worker}/{context.id}"})
