@@ -52,6 +52,7 @@ class Feed:
         self._log = session.names.log(spec.name)
         self._filled = self._table is None
         self._ahead: dict[str, tuple[str, Cursor]] = {}
+        self._quiet: dict[str, Page | Expired] = {}  # cursors that have fallen far behind, though nothing came
         self._marks: Mapping[int, Cursor] = {}
         self._marked = float("-inf")
         self._loaded = Ticks([])
@@ -88,6 +89,7 @@ class Feed:
                     continue
                 left = end - clock.monotonic()
                 if pages or left <= 0:
+                    pages = self._quiet | pages
                     return {name: pages.get(name) or Page((), cursor) for name, cursor in cursors.items()}
                 await clock.wait(event, left)
 
@@ -110,6 +112,7 @@ class Feed:
     async def _pages(self, cursors: Mapping[str, str], limit: int) -> dict[str, Page | Expired]:
         """What there is now, for the partitions that have something; those furthest behind first."""
         placed = self._placed(cursors)
+        self._quiet = {}
         found: dict[str, Page | Expired] = await self._expired(placed)
         groups: dict[tuple[int, int, int, bool], list[str]] = {}
         for name, cursor in placed.items():
@@ -147,7 +150,7 @@ class Feed:
         for name in here.keys() - found.keys():
             self._ahead[name] = (cursors[name], here[name])
             if here[name].tick - parse_cursor(cursors[name]).tick > IDLE:
-                found[name] = Page((), str(here[name]))
+                self._quiet[name] = Page((), str(here[name]))
         return count
 
     async def _ticks(self, cursor: Cursor) -> Ticks | None:
