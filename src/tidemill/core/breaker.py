@@ -55,7 +55,7 @@ class Breaker:
 
     def success(self, item: str, now: float) -> None:
         """An item has passed: whatever was wrong is over."""
-        if self.calm:
+        if not self._streak and not self._outpaced:  # calm, as it is nearly always
             return
         if self._failing:
             self._outpaced.update(dict.fromkeys(self._failing))

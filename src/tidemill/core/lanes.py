@@ -10,22 +10,28 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from heapq import heapify, heappop, heappush
+from operator import attrgetter
 
 from tidemill.model import Logged, Page
+
+_ORDER = attrgetter("order")
 
 
 class Entry:
     """One change in work. `failures` counts what was recorded here; `error` is the last one's line."""
 
-    __slots__ = ("change", "cursor", "done", "error", "failures", "size")
+    __slots__ = ("change", "cursor", "done", "error", "failures", "key", "order", "size")
 
     def __init__(self, change: Logged) -> None:
+        _, _, order, cursor, _, _, key, body, before, _ = change
         self.change: Logged = change
-        self.cursor: str | None = change.cursor
+        self.order: int = order
+        self.key: str = key
+        self.cursor: str | None = cursor
         self.done: bool = False
         self.failures: int = 0
         self.error: str = ""
-        self.size: int = len(change.body or b"") + len(change.before or b"") + 200
+        self.size: int = (200 if body is None else len(body) + 200) + (0 if before is None else len(before))
 
 
 class Lanes:
@@ -64,17 +70,20 @@ class Lanes:
 
     def add(self, page: Page) -> Sequence[Entry]:
         """Append what was read, in order; the entries, all of them waiting or ready."""
-        entries = [Entry(change) for change in page.changes]
+        entries = list(map(Entry, page.changes))
         self._open.extend(entries)
-        lanes, ready = self._behind, self._ready
+        lanes, ready, size = self._behind, self._ready, 0
         for entry in entries:
-            self.bytes += entry.size
-            key = entry.change.key
-            if key in lanes:
-                self.enqueue(entry)
-            else:
+            size += entry.size
+            key = entry.key
+            if key not in lanes:
                 lanes[key] = None
                 ready.append(entry)  # nothing is newer
+            elif behind := lanes[key]:
+                behind.append(entry)
+            else:
+                lanes[key] = deque((entry,))
+        self.bytes += size
         self._note_cursor(page.cursor)
         return entries
 
@@ -115,23 +124,28 @@ class Lanes:
         """Up to `limit` entries for one call that works through them in order: several of one key may be in it."""
         self._wake(now)
         taken: list[Entry] = []
-        while self.ready and len(taken) < limit:
+        while len(taken) < limit and (self._ready or self._late):
             entry = self._oldest()
             taken.append(entry)
-            behind = self._behind[entry.change.key]
-            while behind and len(taken) < limit:
-                taken.append(behind.popleft())
-        taken.sort(key=_order)
+            behind = self._behind[entry.key]
+            if not behind:
+                continue
+            if len(behind) <= limit - len(taken):
+                taken += behind
+                behind.clear()
+            else:
+                taken += [behind.popleft() for _ in range(limit - len(taken))]
+        taken.sort(key=_ORDER)
         self._running += len(taken)
         return taken
 
-    def finish(self, entries: Iterable[Entry]) -> None:
+    def finish(self, entries: Sequence[Entry]) -> None:
         """These are done (or durably kept elsewhere); their keys go on, and the mark moves if it can."""
         keys: dict[str, None] = {}
         for entry in entries:
-            self._running -= 1
             entry.done = True
-            keys[entry.change.key] = None
+            keys[entry.key] = None
+        self._running -= len(entries)
         for key in keys:  # once each: a batch may have had several of one key
             self._advance_key(key)
         self.move_mark()
@@ -146,8 +160,8 @@ class Lanes:
             entry.done = True
         again: dict[str, list[Entry]] = {}
         for entry in back:
-            again.setdefault(entry.change.key, []).append(entry)
-        for key in {e.change.key for e in done} - again.keys():
+            again.setdefault(entry.key, []).append(entry)
+        for key in {e.key for e in done} - again.keys():
             self._advance_key(key)
         for key, entries in again.items():
             rest = self._behind.get(key)
@@ -169,21 +183,21 @@ class Lanes:
     def withdraw(self, key: str) -> list[Entry]:
         """Everything of a key that has not been taken, in order: it goes another way. Frees the key."""
         behind = self._behind.pop(key, None)
-        found = [e for e in self._ready if e.change.key == key]
-        found += [e for _, _, e in self._late if e.change.key == key]
-        found += [e for _, _, e in self._sleeping if e.change.key == key]
+        found = [e for e in self._ready if e.key == key]
+        found += [e for _, _, e in self._late if e.key == key]
+        found += [e for _, _, e in self._sleeping if e.key == key]
         if found:
-            self._ready = deque(e for e in self._ready if e.change.key != key)
-            self._late = [s for s in self._late if s[2].change.key != key]
+            self._ready = deque(e for e in self._ready if e.key != key)
+            self._late = [s for s in self._late if s[2].key != key]
             heapify(self._late)
-            self._sleeping = [s for s in self._sleeping if s[2].change.key != key]
+            self._sleeping = [s for s in self._sleeping if s[2].key != key]
             heapify(self._sleeping)
-        return sorted([*found, *(behind or ())], key=_order)
+        return sorted([*found, *(behind or ())], key=_ORDER)
 
     def hand_over(self, entries: Sequence[Entry]) -> list[Entry]:
         """Taken entries of one key go another way, and with them all that waits behind them, in order."""
         self._running -= len(entries)
-        return [*entries, *self.withdraw(entries[0].change.key)]
+        return [*entries, *self.withdraw(entries[0].key)]
 
     def next_wake(self) -> float | None:
         """When the first sleeping entry may start again (monotonic)."""
@@ -198,12 +212,15 @@ class Lanes:
 
     def move_mark(self) -> None:
         """Pass what is contiguously done; only a resumable cursor becomes the mark."""
-        opened = self._open
+        opened, size, marked = self._open, 0, None
         while opened and opened[0].done:
             entry = opened.popleft()
-            self.bytes -= entry.size
+            size += entry.size
             if entry.cursor is not None:
-                self.mark, self.passed = entry.cursor, entry.change.order
+                marked = entry
+        self.bytes -= size
+        if marked is not None and marked.cursor is not None:
+            self.mark, self.passed = marked.cursor, marked.order
         if not opened:
             self.mark = self.read_to
 
@@ -216,16 +233,13 @@ class Lanes:
 
     def enqueue(self, entry: Entry) -> None:
         """An entry that stands in the log order joins the lane of its key."""
-        key = entry.change.key
-        if key not in self._behind:
-            self._behind[key] = None
+        if entry.key not in self._behind:
+            self._behind[entry.key] = None
             self._start(entry)
-            return
-        behind = self._behind[key]
-        if behind is None:
-            self._behind[key] = deque((entry,))
-        else:
+        elif behind := self._behind[entry.key]:
             behind.append(entry)
+        else:
+            self._behind[entry.key] = deque((entry,))
 
     def _advance_key(self, key: str) -> None:
         behind = self._behind.get(key)
@@ -238,7 +252,7 @@ class Lanes:
         if until <= now:
             self._start(entry)
         else:
-            heappush(self._sleeping, (until, entry.change.order, entry))
+            heappush(self._sleeping, (until, entry.order, entry))
 
     def _wake(self, now: float) -> None:
         while self._sleeping and self._sleeping[0][0] <= now:
@@ -247,21 +261,17 @@ class Lanes:
     def _start(self, entry: Entry) -> None:
         """It may be taken, in its turn by age: the mark waits for the oldest."""
         ready = self._ready
-        if not ready or ready[-1].change.order < entry.change.order:
+        if not ready or ready[-1].order < entry.order:
             ready.append(entry)
         else:
             self._count += 1
-            heappush(self._late, (entry.change.order, self._count, entry))
+            heappush(self._late, (entry.order, self._count, entry))
 
     def _oldest(self) -> Entry:
-        if self._late and (not self._ready or self._late[0][0] <= self._ready[0].change.order):
+        if self._late and (not self._ready or self._late[0][0] <= self._ready[0].order):
             return heappop(self._late)[2]
         return self._ready.popleft()
 
 
-def _order(entry: Entry) -> int:
-    return entry.change.order
-
-
 def _hope(entry: Entry) -> tuple[int, int]:
-    return entry.failures, entry.change.order
+    return entry.failures, entry.order

@@ -11,6 +11,7 @@ return does not, because a handler that stopped half-way returns just like one t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -47,6 +48,8 @@ class CallPlan:
     read: Read | None
     transactional: bool
     now: Callable[[], float]
+    bare: bool = False
+    """Nothing is injected and nothing stands around it."""
 
     async def perform(self, call: Call, slot: Slot, reach: Reach = here) -> tuple[End, ...]:
         """The ends of the call's items, in their order."""
@@ -61,7 +64,12 @@ class CallPlan:
         if arguments and arguments[0] is UNASKED:
             return ALL_DONE
         try:
-            returned = await self._call(call, slot, arguments, reach)
+            if self.bare:  # what nearly all are, without a coroutine between
+                returned = self.plan.function(*arguments)
+                if hasattr(returned, "__await__"):
+                    returned = await reach(returned)
+            else:
+                returned = await self._call(call, slot, arguments, reach)
         except BaseException as error:
             return (_judge(error, slot, self.worker),)
         if returned is None and not slot.expired and not slot.why:
@@ -69,14 +77,8 @@ class CallPlan:
         return (_verdict(returned, slot, self.worker),)
 
     async def _batch(self, call: Call, slot: Slot, reach: Reach) -> tuple[End, ...]:
-        ends: list[End | None] = []
-        values: list[Any] = []
         enter_scope(partial(scope_of, call))
-        for item in call.items:
-            end, value = self._read_one(item, slot)
-            ends.append(end)
-            if end is None:
-                values.append(value)
+        ends, values = self._read_all(call.items, slot)
         if not values:
             return tuple(end or DONE for end in ends)
         given: Sequence[End]
@@ -90,6 +92,16 @@ class CallPlan:
         following = iter(given)
         return tuple(next(following) if end is None else end for end in ends)
 
+    def _read_all(self, items: Sequence[Any], slot: Slot) -> tuple[list[End | None], list[Any]]:
+        """The end of each item that is not to be worked on, and the values of the others."""
+        if self.read is not None:
+            with suppress(BaseException):  # below each is read for itself, to see which one does not fit
+                read = list(map(self.read, items))
+                values = [value for value in read if value is not UNASKED]
+                return [DONE if value is UNASKED else None for value in read], values
+        found = [self._read_one(item, slot) for item in items]
+        return [end for end, _ in found], [value for end, value in found if end is None]
+
     def _read_one(self, item: Any, slot: Slot) -> tuple[End | None, Any]:
         try:
             value = self.read(item) if self.read else None
@@ -100,7 +112,7 @@ class CallPlan:
     async def _call(self, call: Call, slot: Slot, arguments: tuple[Any, ...], reach: Reach) -> Any:
         plan = self.plan
         around = self.worker.middleware
-        if plan.free and not around:
+        if self.bare:
             returned = plan.function(*arguments)
             return await reach(returned) if hasattr(returned, "__await__") else returned
         context = None
@@ -136,7 +148,7 @@ def compile_call(
         check_first(worker, name_of(worker.handler), plan.first)
     read = None if plan.first is None else reader(worker, type_, plan.first.annotation)
     single = policy.batch is None and not policy.process
-    return CallPlan(worker, plan, read, transactional and single, now)
+    return CallPlan(worker, plan, read, transactional and single, now, plan.free and not worker.middleware)
 
 
 def holds(fence: Fence, now: float, items: int) -> tuple[End, ...] | None:

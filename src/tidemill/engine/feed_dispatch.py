@@ -73,17 +73,18 @@ class Dispatch:
         allowed = self._breaker.allow(now)
         room = self._room(now, allowed)
         calls: list[Call] = []
+        taken = 0
         for part in self._in_turn(now, trial=allowed is not None and room > 0):
-            if room <= 0:
+            if taken >= room:
                 break
             if part.closed or part.halted or not part.reading:
                 continue
-            made = self._calls_of(part, room, now, trial=allowed is not None)
-            room -= sum(len(call.items) for call in made)
+            made = self._calls_of(part, room - taken, now, trial=allowed is not None)
+            taken += sum([len(call.items) for call in made])
             calls += made
         if calls:
-            self._running += sum(len(call.items) for call in calls)
-            self._flow.took(sum(len(call.items) for call in calls))
+            self._running += taken
+            self._flow.took(taken)
             self._hands.submit(calls)
 
     def results(self, results: Sequence[Result]) -> None:

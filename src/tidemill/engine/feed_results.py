@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import assert_never
@@ -19,7 +20,7 @@ from tidemill.engine.parking import Admit, Retried, Worked
 from tidemill.engine.partition import MOST_AHEAD, PartitionWork, Work
 from tidemill.engine.patience import Patience
 from tidemill.engine.tasks import Tasks
-from tidemill.engine.work import Cancelled, End, Ended, Failed, Misfit, Result, Unstarted, all_done
+from tidemill.engine.work import DONE, Cancelled, End, Ended, Failed, Misfit, Result, Unstarted, all_done
 from tidemill.model import Committed, Conflicted, Dead, Done, Fact, Fenced, Later, Logged, Observer, Verdict
 from tidemill.ports import Clock, DeadLetters
 
@@ -59,7 +60,7 @@ class FeedResults:
         self._lose = lose
         self._ended = ended
         self._handled = Handled(worker.name, observer)
-        self._done: dict[PartitionWork, list[Entry]] = {}
+        self._done: defaultdict[PartitionWork, list[Entry]] = defaultdict(list)
         self._commits: list[tuple[Work, Result]] = []
         self._task: asyncio.Task[None] | None = None
 
@@ -119,9 +120,9 @@ class FeedResults:
     # --- live changes ---------------------------------------------------------------------------------------
 
     def _one(self, part: PartitionWork, entry: Entry, end: End, now: float) -> None:
-        if isinstance(end, Ended) and isinstance(end.verdict, Done):
-            self._breaker.success(entry.change.key, now)
-            self._done.setdefault(part, []).append(entry)
+        if end is DONE or (isinstance(end, Ended) and isinstance(end.verdict, Done)):
+            self._breaker.success(entry.key, now)
+            self._done[part].append(entry)
         elif isinstance(end, Cancelled | Unstarted):
             part.lanes.put_back(entry, now, now)
         else:
@@ -130,7 +131,7 @@ class FeedResults:
     def _batch(self, part: PartitionWork, entries: Sequence[Entry], ends: Sequence[End], now: float) -> None:
         """Of each key, what follows the first that is not done comes again too: order over progress."""
         if self._breaker.calm and all_done(ends):
-            self._done.setdefault(part, []).extend(entries)
+            self._done[part] += entries
             return
         done: list[Entry] = []
         rest: dict[str, list[tuple[Entry, End]]] = {}
@@ -142,7 +143,7 @@ class FeedResults:
             else:
                 rest.setdefault(key, []).append((entry, end))
         if not rest:
-            self._done.setdefault(part, []).extend(done)
+            self._done[part] += done
             return
         back: list[Entry] = []
         until = now

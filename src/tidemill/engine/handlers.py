@@ -16,6 +16,8 @@ from asyncio import get_running_loop
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextvars import Context as Variables
 from functools import partial
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from tidemill.app.client import Client
@@ -43,6 +45,7 @@ T = TypeVar("T")
 _TICK = 0.25
 _SWEEP = 1.0
 _SILENT = 1.0
+_WORKER = attrgetter("worker.name")
 
 
 class Handlers:
@@ -127,13 +130,14 @@ class Handlers:
 
     def submit(self, calls: Sequence[Call]) -> None:
         now = self._now()
-        lines = self._lines
-        for call in calls:
-            lines[call.worker.name].put(call, now)
+        workers = set()
+        for worker, its in groupby(calls, _WORKER):
+            self._lines[worker].put(list(its), now)
+            workers.add(worker)
         if self._stopped:
             self._return_waiting()
         elif self._open:
-            self._wake({call.worker.name for call in calls})
+            self._wake(workers)
 
     def take_back(self, worker: str, *, waited: float = 0.0) -> Sequence[Call]:
         line = self._lines[worker]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tidemill.core.breaker import Breaker
-from tidemill.engine.work import Cancelled, End, Ended, Failed, Misfit, Result, Unstarted
+from tidemill.engine.work import DONE, Cancelled, End, Ended, Failed, Misfit, Result, Unstarted
 from tidemill.model import Dead, Done, Fact, Later, Observer
 
 
@@ -34,14 +34,14 @@ class Handled:
 
     def note(self, result: Result) -> None:
         """One call has ended."""
-        done = 0
-        for end in result.ends:
-            if type(end) is Ended and type(end.verdict) is Done:
-                done += 1  # what nearly all are, without the long way
-            else:
-                self._count(verdict_word(end), 1)
+        ends = result.ends
+        done = ends.count(DONE)  # what nearly all are, without the long way
         if done:
-            self._count("done", done)
+            self._counts["done"] = self._counts.get("done", 0) + done
+        if done != len(ends):
+            for end in ends:
+                if end != DONE:
+                    self._count(verdict_word(end), 1)
         self._seconds.append(result.seconds)
 
     def _count(self, word: str, count: int) -> None:

@@ -55,7 +55,7 @@ def reader(worker: Worker, type_: Any, annotation: Any) -> Read:
 
 
 def _change_reader(codec: Codec[Any], deletions: bool) -> Read:
-    decode = codec.decode
+    decode, new = codec.decode, tuple.__new__
 
     def before_of(logged: Logged) -> Any:
         return None if logged.before is None else decode(logged.before)
@@ -68,7 +68,7 @@ def _change_reader(codec: Codec[Any], deletions: bool) -> Read:
             return Deletion(id, document, key, before_of(logged), at)
         if body is None:
             raise NoJson("the change has no body")
-        return Change(id, document, key, decode(body), None if before is None else decode(before), at)
+        return new(Change, (id, document, key, decode(body), None if before is None else decode(before), at))
 
     return read
 

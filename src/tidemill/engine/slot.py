@@ -115,9 +115,9 @@ class Line:
         """Calls that were submitted and have not come back."""
         return self._submitted - self._returned
 
-    def put(self, call: Call, now: float) -> None:
-        self._waiting.append((now, call))
-        self._submitted += 1
+    def put(self, calls: Sequence[Call], now: float) -> None:
+        self._waiting.extend([(now, call) for call in calls])
+        self._submitted += len(calls)
 
     def take(self) -> Call | None:
         """The next call, None if there is none. From any thread."""
