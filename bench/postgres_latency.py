@@ -20,6 +20,8 @@ from tidemill.adapters.postgres import Postgres
 from tidemill.engine.clock import SystemClock
 
 RATE = 100
+IDLE = 20.0
+"""Seconds: some things are asked once in five, so fewer would tell more or less by chance."""
 QUERIES = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()"
 
 
@@ -52,8 +54,8 @@ async def measure(url: str, count: int = 600) -> dict[str, Any]:
         await made.until(lambda: len(seen) >= count, 20)
         await asyncio.sleep(12.0)
         before = await queries(url)
-        await asyncio.sleep(5.0)
-        asked = (await queries(url) - before - 1) / 5.0
+        await asyncio.sleep(IDLE)
+        asked = (await queries(url) - before - 1) / IDLE
         await link.execute("INSERT INTO drops VALUES (-1, 0)")
         idle_since = time.perf_counter()
         await made.until(lambda: -1 in seen, 20)
