@@ -87,13 +87,13 @@ def run(server: Server, url: str, rounds: int, *, seconds: int = 4) -> dict[str,
     asyncio.run(prepare(url))
     rates: dict[tuple[str, int], list[float]] = {(n, c): [] for n in ("plain", "captured") for c in (FEW, MANY)}
     bulks: dict[str, list[float]] = {"plain": [], "captured": []}
+    for _ in range(rounds):
+        for name in ("plain", "captured"):
+            bulks[name].append(asyncio.run(bulk(url, name)))
     for clients in (FEW, MANY):
         for _ in range(rounds):
             for name in ("plain", "captured"):
                 rates[name, clients].append(tps(server, url, name, seconds, clients))
-    for _ in range(rounds):
-        for name in ("plain", "captured"):
-            bulks[name].append(asyncio.run(bulk(url, name)))
     cost = {c: cost_of(rates["plain", c], rates["captured", c]) for c in (FEW, MANY)}
     row = [(b - a) / ROWS * 1e6 for a, b in zip(bulks["plain"], bulks["captured"], strict=True)]
     return {
