@@ -17,6 +17,8 @@ PREFIX = "TIDEMILL_"
 FILE = "tidemill.toml"
 DOTENV = ".env"
 SECRETS = "TIDEMILL_SECRETS_DIR"
+DEPLOY = "deploy"
+"""The table of the file that is for those who deploy; a replica reads past it."""
 
 Path_: TypeAlias = tuple[str, ...]
 
@@ -84,6 +86,7 @@ def _file(path: Path, problems: list[str]) -> Layer:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         problems.append(f"{path.name} cannot be read: {error}")
         tree = {}
+    tree.pop(DEPLOY, None)
     return Layer.of(tree, f"{{}} in {path.name}")
 
 

@@ -1,0 +1,1 @@
+"""From one declaration to an image, a chart and a running system on Kubernetes."""
