@@ -30,7 +30,9 @@ def find() -> str | None:
     if os.geteuid() != 0:
         return "a Docker daemon of our own needs root"
     for program, package in (("dockerd", "docker.io"), ("debootstrap", "debootstrap"), ("iptables", "iptables")):
-        if shutil.which(program, path=PATH) is None and not (program == "debootstrap" and (CACHE / "base.tar").exists()):
+        if shutil.which(program, path=PATH) is None and not (
+            program == "debootstrap" and (CACHE / "base.tar").exists()
+        ):
             return f"{program} is not here: apt-get install {package}"
     return None
 
@@ -79,6 +81,8 @@ def running() -> Iterator[Docker]:
         finally:
             daemon.terminate()
             daemon.wait(60)
+            for mount in (place / "exec/netns").glob("*"):  # which it leaves behind
+                subprocess.run(["umount", str(mount)], check=False, timeout=10)
 
 
 def _start(docker: Docker, place: Path) -> subprocess.Popen[bytes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tidemill.cli.show import print_json
@@ -137,7 +137,7 @@ def plan(wanted: Wanted, folder: Path, chosen: Choices) -> image.Recipe:
         needed,
         pins,
         target=target if ":" in target else f"{target}:app",
-        base=chosen.base,
+        base=_choices(replace(wanted, options={}), folder).base,  # --base is for this build, not for the file
         groups=wanted.groups,
         settings=(folder / FILE).is_file(),
     )

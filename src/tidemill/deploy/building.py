@@ -80,8 +80,10 @@ def build(by: Engine, order: Order, line: Callable[[str], object]) -> str:
 
 
 def step(line: str) -> str | None:
-    """A line of a build that tells how far it is; None for the output of what runs there."""
-    return line if _STEP.fullmatch(line) else None
+    """A line of a build that tells how far it is, without mounts and cut to a line of a terminal; None for the rest."""
+    if not _STEP.fullmatch(line):
+        return None
+    return re.sub(r"--mount=\S+ |if \[ .*?; fi; |(?<= ) +", "", line)[:110]
 
 
 def check(by: Engine, image: str, target: str, environment: Mapping[str, str | None]) -> Said:

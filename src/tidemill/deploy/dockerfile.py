@@ -1,8 +1,9 @@
 """The text of Dockerfile and .dockerignore, from a recipe.
 
-Two stages of one base: the builder makes /opt/venv and /app, the image gets these two and tini. Its last stage runs
-nothing, so it needs no shell and no package manager, and its layers are as many as change apart. There is no
-`# syntax=` line: the builder's own reader knows all that stands here, and nothing has to be fetched for it.
+Two stages of one base. The builder makes /opt/venv from the dependencies, /opt/own from what is built here, and /app
+with the project's files; the image gets these and tini, as a layer each, so that a change of the source is all that is
+pushed and pulled again. The last stage runs nothing: it needs no shell and no package manager. There is no `# syntax=`
+line: the builder's own reader knows all that stands here, and nothing has to be fetched for it.
 """
 
 from __future__ import annotations
@@ -45,15 +46,18 @@ _SECRET = ("**/.env", "**/.env.*", "**/*.key", "**/*key.pem", "**/id_rsa*", "**/
 _DATA = ("**/*.db", "**/*.db-*", "**/*.db.lock", "**/*.log")
 _NOT_RUN = ("tests", "chart", "build", "dist", "Dockerfile*", ".dockerignore")
 
+_VENV = "/opt/venv/bin/python"
+_BUILT = "/opt/own/bin/python"
+
 _PIP = """\
     --mount=type=cache,target=/root/.cache/pip \\
     --mount=type=secret,id=ca \\
     --mount=type=secret,id=pip \\
     if [ -s /run/secrets/ca ]; then export PIP_CERT=/run/secrets/ca; fi; \\
     if [ -s /run/secrets/pip ]; then export PIP_CONFIG_FILE=/run/secrets/pip; fi; \\
-    python3 -m pip --python /opt/venv/bin/python install --no-compile """
+    python3 -m pip --python {python} install --no-compile """
 
-_CHECK = "python3 -m pip --python /opt/venv/bin/python check"
+_CHECK = "python3 -m pip --python {python} check"
 _COMPILE = "python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash"
 
 _BUILDER = """\
@@ -64,8 +68,15 @@ ENV PIP_NO_INPUT=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore P
 RUN if [ ! -x /usr/bin/tini ]; then \\
         apt-get update && apt-get install --yes --no-install-recommends tini && rm -rf /var/lib/apt/lists/*; \\
     fi
-RUN python3 -m venv --without-pip /opt/venv
 WORKDIR /build
+RUN python3 -m venv --without-pip /opt/venv
+"""
+
+_OWN = """\
+# What is built here has an environment of its own, a layer above; each of the two sees what is in the other.
+RUN python3 -m venv --without-pip /opt/own \\
+    && ls -d /opt/own/lib/python3*/site-packages > "$(ls -d /opt/venv/lib/python3*/site-packages)/own.pth" \\
+    && ls -d /opt/venv/lib/python3*/site-packages > "$(ls -d /opt/own/lib/python3*/site-packages)/dependencies.pth"
 """
 
 _HEALTH = "--interval=30s --timeout=5s --start-period=60s --retries=3"
@@ -74,7 +85,7 @@ _FINAL = """\
 # The image itself: nothing is run here, so what it has beyond the base is what is copied.
 FROM ${BASE}
 # Bytecode is there already, and the root may be read-only; what wants a home or a scratch file finds /tmp.
-ENV PATH=/opt/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/tmp
+ENV PATH=/opt/own/bin:/opt/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/tmp
 COPY --from=builder /usr/bin/tini /usr/bin/tini
 """
 
@@ -86,6 +97,7 @@ def dockerfile(recipe: Recipe) -> str:
             _HEAD,
             f"ARG BASE={recipe.base}\n",
             _BUILDER.rstrip(),
+            *([_OWN.rstrip()] if _own(recipe) else ()),
             *_dependencies(recipe),
             *_locals(recipe),
             *_project(recipe),
@@ -135,7 +147,7 @@ def _dependencies(recipe: Recipe) -> Iterator[str]:
         said = " ".join(f"\\\n        {shlex.quote(line)}" for line in recipe.lines)
     else:
         return
-    yield f"RUN \\\n{_PIP}{said} \\\n    && {_COMPILE} /opt/venv/lib"
+    yield f"RUN \\\n{_PIP.format(python=_VENV)}{said} \\\n    && {_COMPILE} /opt/venv/lib"
 
 
 def _locals(recipe: Recipe) -> Iterator[str]:
@@ -149,7 +161,7 @@ def _locals(recipe: Recipe) -> Iterator[str]:
         f"./local/{number}/{part.rpartition('/')[2] if _is_file(part) else ''}"
         for number, part in enumerate(recipe.local)
     )
-    yield f"RUN \\\n{_PIP}--no-deps {places} \\\n    && {_COMPILE} /opt/venv/lib"
+    yield f"RUN \\\n{_PIP.format(python=_BUILT)}--no-deps {places} \\\n    && {_COMPILE} /opt/own/lib"
 
 
 def _project(recipe: Recipe) -> Iterator[str]:
@@ -157,7 +169,7 @@ def _project(recipe: Recipe) -> Iterator[str]:
     if not recipe.packaged:
         yield f"COPY {_words(recipe.project, '/app/')}"
         yield (
-            f"RUN {_CHECK} \\\n    && chmod -R a+rX,go-w /app \\\n"
+            f"RUN {_CHECK.format(python=_BUILT if recipe.local else _VENV)} \\\n    && chmod -R a+rX,go-w /app \\\n"
             f"    && {{ {_COMPILE} /app || :; }} # the check of the app tells more of a file that is no Python"
         )
         return
@@ -165,13 +177,15 @@ def _project(recipe: Recipe) -> Iterator[str]:
     beside = " ".join(f"project/{name}" for name in recipe.beside)
     copied = f"cp {beside} /app/ && " if beside else ""
     yield (
-        f"RUN \\\n{_PIP}--no-deps ./project \\\n    && {_CHECK} \\\n"
-        f"    && {_COMPILE} /opt/venv/lib \\\n    && mkdir /app && {copied}chmod -R a+rX,go-w /app"
+        f"RUN \\\n{_PIP.format(python=_BUILT)}--no-deps ./project \\\n    && {_CHECK.format(python=_BUILT)} \\\n"
+        f"    && {_COMPILE} /opt/own/lib \\\n    && mkdir /app && {copied}chmod -R a+rX,go-w /app"
     )
 
 
 def _copies(recipe: Recipe) -> Iterator[str]:
     yield "COPY --from=builder /opt/venv /opt/venv"
+    if _own(recipe):
+        yield "COPY --from=builder /opt/own /opt/own"
     yield "COPY --from=builder /app /app"
 
 
@@ -197,6 +211,10 @@ def _list(word: str, *words: str) -> str:
 def _words(*paths: str) -> str:
     """Paths of a COPY: as a list where one has a blank."""
     return json.dumps(paths) if any(" " in path for path in paths) else " ".join(paths)
+
+
+def _own(recipe: Recipe) -> bool:
+    return recipe.packaged or bool(recipe.local)
 
 
 def _is_file(part: str) -> bool:
