@@ -12,7 +12,19 @@ from typing import Annotated
 import typer
 
 import tidemill
-from tidemill.cli.commands import checking, creating, feeds, imaging, letters, queues, reading, running, schema, timers
+from tidemill.cli.commands import (
+    checking,
+    creating,
+    deploying,
+    feeds,
+    imaging,
+    letters,
+    queues,
+    reading,
+    running,
+    schema,
+    timers,
+)
 from tidemill.cli.options import PLAIN, examples
 from tidemill.signals import Signals
 
@@ -38,6 +50,7 @@ def build(signals: Signals) -> typer.Typer:
     queues.add(app)
     schema.add(app)
     imaging.add_image(app)
+    deploying.add(app)
     return app
 
 
