@@ -21,6 +21,7 @@ from tidemill.cli.commands import (
     letters,
     queues,
     reading,
+    releasing,
     running,
     schema,
     timers,
@@ -51,6 +52,7 @@ def build(signals: Signals) -> typer.Typer:
     schema.add(app)
     imaging.add_image(app)
     deploying.add(app)
+    releasing.add(app)
     return app
 
 
