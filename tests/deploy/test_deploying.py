@@ -76,7 +76,7 @@ def test_the_image_is_named_by_its_digest_in_the_namespace_that_kubectl_is_set_t
     assert run("deploy", "--image", IMAGE, "-f", str(mine), "--set", "tmpSize=1Mi") == 0
     told = capsys.readouterr().err.splitlines()
     assert told[0] == f"release shop in namespace stage: revision 1, {IMAGE}"
-    assert told[1] == "  feeds: 1 of 1 new, 1 available"
+    assert told[1:3] == ["  feeds: 1 of 1 new, 0 available", "  feeds: 1 of 1 new, 1 available"]
     assert told[-1].startswith(f"release shop, revision 1: all groups run {IMAGE}, 0 s; 1 containers had to be started")
     mine_said, image_said = cluster.read()["values"]
     assert mine_said == "groups: {}\n"
@@ -95,7 +95,7 @@ def test_what_does_not_come_up_is_explained_and_what_ran_before_comes_back(
     cluster = play("well", "refused", "well", history=1)
     assert run("deploy", "--image", IMAGE, "--json") == 1
     out, err = capsys.readouterr()
-    assert "feeds: the container ends with exit code 2, because its configuration is refused, 2 times" in err
+    assert "feeds: the container ends with exit code 2, because its configuration is refused" in err
     assert "(pod shop-feeds-new-1)" in err
     assert "| tidemill: TIDEMILL_DATABASE=postgresql://shop:***@db/shop: no such database" in err
     assert "likely: the log names the setting, its value and the fix" in err
@@ -115,7 +115,7 @@ def test_a_first_release_stays_and_so_does_one_that_is_to_be_looked_at(
 ) -> None:
     cluster = play("refused", "refused", history=history)
     assert run("deploy", "--image", IMAGE, *words) == 1
-    assert capsys.readouterr().err.splitlines()[-1].endswith("mend it and deploy again, or `tidemill rollback`")
+    assert capsys.readouterr().err.splitlines()[-1].endswith("mend it and deploy again")
     assert not [call for call in cluster.calls("helm") if call[0] == "rollback"]
 
 

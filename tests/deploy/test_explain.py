@@ -132,14 +132,24 @@ def test_a_pod_that_is_not_made_is_accounted_for(refused: str, likely: str, hope
     assert refused[:20] in trouble.what
 
 
-def test_pods_with_the_same_trouble_are_one_line_a_group_and_the_hopeless_come_first() -> None:
+def test_pods_with_the_same_trouble_are_told_once_and_the_hopeless_come_first() -> None:
     unready = replace(RUNNING, age=90.0)
     pods = (
         replace(unready, name="a-1", group="api"),
         replace(unready, name="a-2", group="api"),
+        replace(unready, name="f-1", group="feeds"),
         replace(crashed(2), name="q-1", group="queues"),
     )
-    assert [(one.group, one.pod) for one in explain(Seen((), pods, ()))] == [("queues", "q-1"), ("api", "a-1")]
+    assert [(one.group, one.pod) for one in explain(Seen((), pods, ()))] == [("queues", "q-1"), ("api, feeds", "a-1")]
+
+
+def test_pods_that_were_there_before_have_another_chance() -> None:
+    lacking = replace(POD, waiting="CreateContainerConfigError", why='secret "shop" not found', age=300.0)
+    first = Seen((GROUP,), (lacking, replace(crashed(2), name="b", restarts=5)), ())
+    assert [one.hopeless for one in explain(first)] == [True, True]
+    assert [one.hopeless for one in explain(first.since(first, 1.0))] == [False, False]
+    later = replace(first, pods=(lacking, replace(crashed(2), name="b", restarts=6), replace(lacking, name="c")))
+    assert [(pod.age, pod.restarts) for pod in later.since(first, 25.0).pods] == [(25.0, 0), (25.0, 1), (300.0, 0)]
 
 
 def test_what_ended_is_seen_in_the_log_before() -> None:

@@ -81,18 +81,18 @@ def helm(words: Sequence[str]) -> int:
             values = [words[i + 1] for i, word in enumerate(words) if word == "--values"]
             state["values"] = [Path(path).read_text("utf-8") for path in values]
             state["history"].append(len(state["history"]) + 1)
-            double.write(state)
+            double.write({**state, "looks": 0})
             print(json.dumps({"version": len(state["history"])}))
         case "rollback":
             state["history"].append(len(state["history"]) + 1)
-            double.write(state)
+            double.write({**state, "looks": 0})
         case "template":
             print("kind: Deployment")
     return 0
 
 
 def kubectl(words: Sequence[str]) -> int:
-    _, state = _state("kubectl", words)
+    double, state = _state("kubectl", words)
     fate = state["fates"][len(state["history"]) - 1] if state["history"] else ""
     if "config" in words:
         print("stage", end="")
@@ -103,15 +103,17 @@ def kubectl(words: Sequence[str]) -> int:
     elif "exec" in words:
         print('{"status": "unhealthy", "checks": [{"name": "database", "detail": "no answer for 12 s"}]}')
     else:
-        print(json.dumps({"items": objects(fate)}))
+        state["looks"] = state.get("looks", 0) + 1
+        double.write(state)
+        print(json.dumps({"items": objects(fate, state["looks"])}))
     return 0
 
 
-def objects(fate: str) -> list[dict[str, Any]]:
-    """A Deployment, its ReplicaSets and pods, as a cluster tells them."""
+def objects(fate: str, looks: int) -> list[dict[str, Any]]:
+    """A Deployment, its ReplicaSets and pods, as a cluster tells them after so many looks."""
     labels = {"app.kubernetes.io/component": "feeds"}
     status: dict[str, Any] = {"observedGeneration": 2, "replicas": 1, "updatedReplicas": 1}
-    if fate == "well":
+    if fate == "well" and looks > 1:
         status |= {"readyReplicas": 1, "availableReplicas": 1}
     deployment = {
         "kind": "Deployment",
@@ -132,17 +134,17 @@ def objects(fate: str) -> list[dict[str, Any]]:
         }
         for hash, revision in (("old", "1"), ("new", "2"))
     ]  # fmt: skip
-    return [deployment, *sets, _pod("old", "refused"), _pod("new", fate)]
+    return [deployment, *sets, _pod("old", "refused", 9), _pod("new", fate, looks)]
 
 
-def _pod(hash: str, fate: str) -> dict[str, Any]:
+def _pod(hash: str, fate: str, looks: int) -> dict[str, Any]:
     states: dict[str, dict[str, Any]] = {
-        "well": {"state": {"running": {}}, "restartCount": 1},
+        "well": {"state": {"running": {}}, "restartCount": min(looks - 1, 1)},
         "unready": {"state": {"running": {}}, "restartCount": 0},
         "refused": {
             "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 20s"}},
             "lastState": {"terminated": {"exitCode": 2, "reason": "Error"}},
-            "restartCount": 2,
+            "restartCount": min(looks - 1, 2),
         },
     }
     return {

@@ -230,7 +230,7 @@ def _end(report: Report) -> str:
     broken = f"revision {report.outcome.revision} does not come up"
     match report.back:
         case None:
-            return f"{broken}, and stays as it is: mend it and deploy again, or `tidemill rollback`"
+            return f"{broken}, and stays as it is: mend it and deploy again"
         case Outcome(well=True, revision=revision):
             return f"{broken}; what ran before is back, as revision {revision}"
         case _:

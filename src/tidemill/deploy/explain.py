@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal, TypeAlias
 
@@ -30,8 +30,8 @@ CRASHES = 3
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """What keeps a group from coming up: `what` is the case, `likely` why, and what to do. `hopeless`: waiting does
-    not mend it. `evidence` tells what else to show of `pod`."""
+    """What keeps groups from coming up: `what` is the case, `likely` why, and what to do. `hopeless`: waiting does not
+    mend it. `evidence` tells what else to show of `pod`, which is one of those that have it."""
 
     group: str
     pod: str
@@ -42,15 +42,19 @@ class Trouble:
 
 
 def explain(seen: Seen) -> list[Trouble]:
-    """One trouble a group and kind, the hopeless ones first; none for what merely needs time."""
-    found: dict[tuple[str, str], Trouble] = {}
+    """One trouble for all groups and pods that have it, the hopeless ones first; none for what merely needs time."""
+    alike: dict[tuple[str, bool], list[Trouble]] = {}
+    for trouble in _troubles(seen):
+        alike.setdefault((trouble.likely, trouble.hopeless), []).append(trouble)
+    found = [replace(same[0], group=", ".join(sorted({one.group for one in same}))) for same in alike.values()]
+    return sorted(found, key=lambda one: (not one.hopeless, one.group))
+
+
+def _troubles(seen: Seen) -> Iterator[Trouble]:
     for rollout in seen.rollouts:
-        for trouble in _of_rollout(rollout):
-            found.setdefault((trouble.group, trouble.likely), trouble)
+        yield from _of_rollout(rollout)
     for pod in seen.pods:
-        for trouble in islice(filter(None, (rule(pod, seen) for rule in _RULES)), 1):
-            found.setdefault((trouble.group, trouble.likely), trouble)
-    return sorted(found.values(), key=lambda one: (not one.hopeless, one.group))
+        yield from islice(filter(None, (rule(pod, seen) for rule in _RULES)), 1)
 
 
 # --- pods that are not made -----------------------------------------------------------------------------------

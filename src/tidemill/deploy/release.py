@@ -116,8 +116,12 @@ def roll_back(order: Order, revision: int) -> int:
 
 
 def watch(order: Order, revision: int, say: Callable[[str], object]) -> Outcome:
-    """Look until all groups run what was sent, or it is clear that they will not. `say` gets a line for each change."""
+    """Look until all groups run what was sent, or it is clear that they will not. `say` gets a line for each change.
+
+    Pods that were there before count from the first look on: what they lacked may be there now.
+    """
     begun = last = time.monotonic()
+    first: Seen | None = None
     told: set[str] = set()
     while True:
         try:
@@ -128,17 +132,18 @@ def watch(order: Order, revision: int, say: Callable[[str], object]) -> Outcome:
             time.sleep(LOOK)
             continue
         last = time.monotonic()
-        troubles = explain(look)
+        first = first or look
+        troubles = explain(look.since(first, last - begun))
         for line in (*_progress(look), *(f"{one.group}: {one.what}" for one in troubles)):
             if line not in told:
                 told.add(line)
                 say(line)
         over = last - begun > order.limit
         if look.done:
-            return Outcome(True, revision, (), _restarts(look), last - begun)
+            return Outcome(True, revision, (), _restarts(look.since(first, 0)), last - begun)
         if over or any(one.hopeless for one in troubles) or any(one.late for one in look.rollouts):
-            shown = tuple(_shown(order.cluster, one) for one in troubles or _late(look, last - begun))
-            return Outcome(False, revision, shown, _restarts(look), last - begun)
+            shown = tuple(_shown(order.cluster, one) for one in troubles or explain(look) or _late(look, last - begun))
+            return Outcome(False, revision, shown, _restarts(look.since(first, 0)), last - begun)
         time.sleep(LOOK)
 
 
@@ -152,13 +157,14 @@ def _progress(look: Seen) -> list[str]:
 
 def _late(look: Seen, seconds: float) -> list[Trouble]:
     """Time is over and nothing is wrong that has a name."""
-    return [
-        Trouble(
-            one.group, "", f"{one.available} of {one.wanted} pods were available after {seconds:.0f} s",
-            "it may only need longer: --timeout, and minReadySeconds of the group", True,
-        )
-        for one in look.rollouts if not one.done
-    ]  # fmt: skip
+    found = []
+    for one in look.rollouts:
+        if not one.done:
+            pod = next((pod.name for pod in look.pods if pod.group == one.group and pod.running and not pod.ready), "")
+            what = f"{one.available} of {one.wanted} pods were available after {seconds:.0f} s"
+            likely = "it may only need longer: --timeout, and minReadySeconds of the group"
+            found.append(Trouble(one.group, pod, what, likely, True, "probe" if pod else ""))
+    return found
 
 
 def _restarts(look: Seen) -> int:

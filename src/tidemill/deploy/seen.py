@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
@@ -91,6 +91,19 @@ class Seen:
     def about(self, name: str, *reasons: str) -> list[Event]:
         """What happened to one object, of these kinds if any are named."""
         return [event for event in self.events if event.name == name and (not reasons or event.reason in reasons)]
+
+    def since(self, first: Seen, seconds: float) -> Seen:
+        """As if the pods of the first look, `seconds` ago, had been made then."""
+        before = {pod.name: pod.restarts for pod in first.pods}
+        return replace(
+            self,
+            pods=tuple(
+                replace(pod, age=min(pod.age, seconds), restarts=max(0, pod.restarts - before[pod.name]))
+                if pod.name in before
+                else pod
+                for pod in self.pods
+            ),
+        )
 
 
 def seen(objects: Sequence[Tree], events: Sequence[Tree], now: float) -> Seen:
