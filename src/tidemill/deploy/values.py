@@ -138,8 +138,10 @@ GROUP = """\
       requests:
         cpu: 100m
         memory: {memory}Mi
+        ephemeral-storage: 64Mi
       limits:
         memory: {memory_limit}Mi
+        ephemeral-storage: 1Gi # /tmp and the logs that the node keeps
     autoscaling:
 {autoscaling}
     podDisruptionBudget: # where there is more than one replica
