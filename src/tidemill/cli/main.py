@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import tidemill
-from tidemill.cli.commands import checking, creating, feeds, letters, queues, reading, running, schema, timers
+from tidemill.cli.commands import checking, creating, feeds, letters, probing, queues, reading, running, schema, timers
 from tidemill.cli.options import PLAIN, examples
 from tidemill.signals import Signals
 
@@ -37,6 +37,7 @@ def build(signals: Signals) -> typer.Typer:
     letters.add(app)
     queues.add(app)
     schema.add(app)
+    probing.add_probes(app)
     return app
 
 

@@ -184,7 +184,7 @@ def _group(
         most=1 if embedded else most,
         partitions=max(partitions, default=None),
         termination=termination(settings),
-        probes=_probes(),
+        probes=usual_probes(),
         rollout=_rollout(kinds, embedded=embedded),
         triggers=() if embedded else tuple(_triggers(workers, settings)),
         api_port=settings.api_port if api else None,
@@ -215,7 +215,7 @@ def _most(kinds: frozenset[Kind], partitions: Sequence[int]) -> int:
     return max(partitions) if kinds == {"feeds"} or (partitions and "api" not in kinds) else MOST_QUEUES
 
 
-def _probes() -> Probes:
+def usual_probes() -> Probes:
     """The kubelet's part is short, because the patience is in the thresholds of the probes (`core.probes`): /livez
     tells of a loop that was silent for 30 s, and three such answers are enough to believe it."""
     return Probes(
