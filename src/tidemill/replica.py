@@ -30,6 +30,7 @@ from tidemill.ports import Clock
 from tidemill.settings import Settings
 from tidemill.telemetry.facts import log_fact
 from tidemill.telemetry.metrics import Metrics
+from tidemill.telemetry.process import Limit, Process, age
 from tidemill.web.serve import Web
 
 VERSION = "0.1.0"
@@ -49,7 +50,7 @@ class Replica:
         self.settings = settings
         self.workers: tuple[Worker, ...] = settings.chosen(declared)
         self.clock: SystemClock = SystemClock()
-        self.metrics: Metrics = Metrics(version=VERSION, started_at=time.time())
+        self.metrics: Metrics = self._metrics()
         self.places: Places = locate(declared, settings, self.clock, adapters)
         self._health = self._health_server()
         self._web = self._bind_web()
@@ -202,6 +203,17 @@ class Replica:
             engine.on_begin("housekeeping", keeper.run)
         publish: Callable[[Snapshot], None] = self._health.publish if self._health else lambda snapshot: None
         return Publisher(engine, publish=publish, stuck=handlers.stuck, rules=rules.checks)
+
+    def _metrics(self) -> Metrics:
+        settings, old = self.settings, age()
+        groups = {worker.group for worker in self.workers} | ({"api"} if settings.serves_api(self.declared) else set())
+        process = Process(
+            self.clock.monotonic() - old,
+            tuple(sorted(groups)),
+            tuple(Limit(worker.name, worker.group, worker.policy.time_limit) for worker in self.workers),
+            settings.budget().grace,
+        )
+        return Metrics(version=VERSION, started_at=time.time() - old, process=process)
 
     def _health_server(self) -> HealthServer:
         settings = self.settings

@@ -50,7 +50,9 @@ def feed(partitions: int = 16, group: str = "feeds", name: str = "bill", **optio
     return declare
 
 
-def queue(name: str = "invoices", group: str = "queues", key: str | None = None, **options: Any) -> Callable[[App], None]:
+def queue(
+    name: str = "invoices", group: str = "queues", key: str | None = None, **options: Any
+) -> Callable[[App], None]:
     def declare(app: App) -> None:
         invoices = app.queue(name, Row, key=key)
 

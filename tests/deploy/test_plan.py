@@ -162,17 +162,11 @@ def test_the_grace_period_is_the_whole_budget(said: dict[str, Any]) -> None:
         ),
         (
             Case("", queue(), settings={"database": "memory:"}),
-            [
-                "the database is memory:, which ends with each process;"
-                " set TIDEMILL_DATABASE to one that pods can share"
-            ],
+            ["the database is memory:, which ends with each process; set TIDEMILL_DATABASE to one that pods can share"],
         ),
         (
             Case("", queue(), settings={"database": PG, "queues": {"invoices": {"url": "memory:"}}}),
-            [
-                "the database is memory:, which ends with each process;"
-                " set TIDEMILL_DATABASE to one that pods can share"
-            ],
+            ["the database is memory:, which ends with each process; set TIDEMILL_DATABASE to one that pods can share"],
         ),
         (
             Case("", queue(), settings={"database": PG, "groups": "queues", "debug": True}),
@@ -198,7 +192,8 @@ def test_what_cannot_be_deployed_is_told_line_by_line(case: Case, lines: list[st
 
 
 @pytest.mark.parametrize(
-    ("name", "proposed"), [("Shop", "shop"), ("my_shop.v2", "my-shop-v2"), ("2shop", "app-2shop"), ("", "app"), ("_", "app")]
+    ("name", "proposed"),
+    [("Shop", "shop"), ("my_shop.v2", "my-shop-v2"), ("2shop", "app-2shop"), ("", "app"), ("_", "app")],
 )
 def test_a_name_that_does_not_fit_gets_a_proposal_that_does(name: str, proposed: str) -> None:
     assert label(name) == proposed

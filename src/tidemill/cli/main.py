@@ -19,6 +19,7 @@ from tidemill.cli.commands import (
     feeds,
     imaging,
     letters,
+    probing,
     queues,
     reading,
     releasing,
@@ -53,6 +54,7 @@ def build(signals: Signals) -> typer.Typer:
     imaging.add_image(app)
     deploying.add(app)
     releasing.add(app)
+    probing.add_probes(app)
     return app
 
 

@@ -14,18 +14,19 @@ Force = Annotated[bool, typer.Option("--force", help="Overwrite what was changed
 ChartVersion = Annotated[
     str | None, typer.Option("--version", help="The project's version; else as in pyproject.toml.")
 ]
+ProbesFrom = Annotated[
+    list[str] | None,
+    typer.Option("--probes-from", help="Write nothing; recommend numbers from what this replica measured. Repeatable."),
+]
 
 
 def add(app: typer.Typer) -> None:
-    add_chart(app)
-
-
-def add_chart(app: typer.Typer) -> None:
     @app.command(
         epilog=examples(
             "tidemill chart",
             "tidemill chart avalon.app:app --out deploy/chart",
             "tidemill chart --check",
+            "tidemill chart --probes-from http://127.0.0.1:8081",
         )
     )
     def chart(
@@ -35,8 +36,13 @@ def add_chart(app: typer.Typer) -> None:
         force: Force = False,
         as_json: Json = False,
         version: ChartVersion = None,
+        probes_from: ProbesFrom = None,
     ) -> int:
         """Write the app as a Helm chart: a Deployment for each group, probes, values with a strict schema."""
+        if probes_from:
+            from tidemill.cli.probes import show
+
+            return show(probes_from, as_json=as_json)
         from tidemill.cli.chart import make
 
         return make(target, out=out, said_version=version, check=check, force=force, as_json=as_json)
