@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ Play = Callable[..., DoubleOfACluster]
 
 
 @pytest.fixture
-def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
+def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Play]:
     """A project in the working folder, and a cluster whose revisions have these fates."""
     project = tmp_path / "project"
     project.mkdir()
@@ -49,7 +50,7 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
     (project / "pyproject.toml").write_text('[project]\nname = "shop"\nversion = "1.2.0"\n', "utf-8")
     monkeypatch.chdir(project)
     monkeypatch.syspath_prepend(str(project))
-    monkeypatch.delitem(__import__("sys").modules, "app", raising=False)
+    sys.modules.pop("app", None)
     monkeypatch.setattr(release, "LOOK", 0.01)
 
     def made(*fates: str, history: int = 0) -> DoubleOfACluster:
@@ -60,7 +61,8 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
         monkeypatch.setenv("TIDEMILL_DATABASE", "postgresql://db/shop")
         return double
 
-    return made
+    yield made
+    sys.modules.pop("app", None)
 
 
 def run(*words: str) -> int:
