@@ -132,9 +132,10 @@ async def status(places: Places, declared: Declared) -> Status:
     timers = [worker.name for worker in declared.workers if isinstance(worker.trigger, Every | Cron)]
     counted = await attempt("dead letters", sources(places), [])
     members = await attempt("members", _members(places), [])
+    groups = tuple(sorted({worker.group for worker in declared.workers}))  # the web API alone has no member's record
     return Status(
         declared.name,
-        declared.groups(),
+        groups,
         members=tuple(members),
         partitions=tuple(partitions),
         queues=queues,
@@ -142,7 +143,7 @@ async def status(places: Places, declared: Declared) -> Status:
         paused=tuple(await attempt("controls", _paused(store), [])),
         dead_letters={source: count for source, count, _ in counted},
         problems=tuple(problems),
-        work=tuple(_group(name, declared, members, partitions, queues) for name in declared.groups()),
+        work=tuple(_group(name, declared, members, partitions, queues) for name in groups),
     )
 
 
