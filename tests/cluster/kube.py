@@ -154,7 +154,10 @@ class Project:
         }
         values = {
             "secrets": {"TIDEMILL_DATABASE": {"value": database}},
-            "groups": dict.fromkeys(("api", "blocks", "feeds", "queues", "timers"), source),
+            "groups": {
+                **dict.fromkeys(("api", "feeds", "queues", "timers"), source),
+                "blocks": {**source, "replicas": 1},
+            },
         }
         (self.folder / "values.json").write_text(json.dumps(values), "utf-8")
 

@@ -151,6 +151,16 @@ def test_rollback(play: Play, capsys: pytest.CaptureFixture[str]) -> None:
     assert [call[1:3] for call in cluster.calls("helm") if call[0] == "rollback"] == [["shop", "1"], ["shop", "2"]]
 
 
+@pytest.mark.parametrize(("helm", "words"), [("v3.17.2", []), ("v4.1.4", ["--force-conflicts"])])
+def test_what_was_scaled_by_hand_is_no_conflict(play: Play, helm: str, words: list[str]) -> None:
+    cluster = play("well", "well", "well", history=1)
+    cluster.write({**cluster.read(), "helm": helm})
+    assert run("deploy", "--image", IMAGE) == 0
+    assert run("rollback") == 0
+    changes = [call for call in cluster.calls("helm") if call[0] in ("upgrade", "rollback")]
+    assert [[word for word in call if "conflicts" in word] for call in changes] == [words, words]
+
+
 def test_a_dry_run_asks_no_cluster(play: Play, capsys: pytest.CaptureFixture[str]) -> None:
     cluster = play()
     assert run("deploy", "--dry-run") == 0

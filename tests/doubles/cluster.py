@@ -37,7 +37,7 @@ class DoubleOfACluster:
         """`fates`: of the first revision, the second, …"""
         made = cls(folder / "programs", folder / "state.json")
         made.programs.mkdir()
-        made.write({"fates": fates, "history": [], "calls": [], "status": "deployed"})
+        made.write({"fates": fates, "history": [], "calls": [], "status": "deployed", "helm": "v4.1.4"})
         root = str(Path(__file__).parents[2])
         for name in ("helm", "kubectl"):
             path = made.programs / name
@@ -86,6 +86,8 @@ def helm(words: Sequence[str]) -> int:
         case "rollback":
             state["history"].append(len(state["history"]) + 1)
             double.write({**state, "looks": 0})
+        case "version":
+            print(state["helm"], end="")
         case "template":
             print("kind: Deployment")
     return 0

@@ -94,7 +94,7 @@ def install(order: Order) -> int:
     """Install or upgrade; the new revision. Raises `CommandFailed`."""
     words = ("upgrade", "--install", order.release, str(order.chart), "--history-max", str(HISTORY), "-o", "json")
     space = ("--create-namespace",) if order.create_namespace else ()
-    said = _helm(order.cluster, *words, *space, *_values(order))
+    said = _helm(order.cluster, *words, *space, *_ours(order.cluster), *_values(order))
     return int(json.loads(said.out)["version"])
 
 
@@ -111,7 +111,8 @@ def roll_back(order: Order, revision: int) -> int:
         )
     if not revision and len(past) < 2:
         raise ConfigurationError(f"release {order.release} has one revision only: there is nothing to go back to")
-    _helm(order.cluster, "rollback", order.release, str(revision or past[-2]), "--history-max", str(HISTORY))
+    to = str(revision or past[-2])
+    _helm(order.cluster, "rollback", order.release, to, "--history-max", str(HISTORY), *_ours(order.cluster))
     return past[-1] + 1
 
 
@@ -185,6 +186,13 @@ def _shown(cluster: Cluster, trouble: Trouble) -> Shown:
         case _:
             lines = []
     return Shown(trouble, tuple(map(scrub, lines)))
+
+
+def _ours(cluster: Cluster) -> Sequence[str]:
+    """Helm 4 applies on the server, where a field that somebody else has changed since is a conflict: a Deployment that
+    was scaled by hand could not be deployed any more. What is deployed is what the values say."""
+    version = _helm(cluster, "version", "--template", "{{.Version}}").out
+    return () if version.startswith("v3.") else ("--force-conflicts",)
 
 
 def _values(order: Order) -> list[str]:
