@@ -23,6 +23,7 @@ from tidemill.engine.places import Places
 from tidemill.engine.publish import Publisher
 from tidemill.engine.rules import Rules
 from tidemill.engine.watchdog import Watchdog, arm, disarm
+from tidemill.engine.work import Stuck
 from tidemill.errors import TidemillError
 from tidemill.locate import Adapters, locate, transactional
 from tidemill.model import Fact
@@ -97,6 +98,8 @@ class Replica:
         publisher.draining = True
         publisher.tick()
         _log.info("stopping%s", f": {fault}" if fault else "")
+        if self._web is not None:
+            self._web.leave()
         ended = await drain(engine, host, self.settings.budget(), hurry)
         return self._told(ended, fault)
 
@@ -182,10 +185,10 @@ class Replica:
             settings.weight,
         )
         machine = Machine(self.clock, SystemRandom(), identity, settings.clockwork(), self._observe)
-        return Engine(self.workers, self.places, handlers, machine, silence=lambda: self._silence(handlers))
+        return Engine(self.workers, self.places, handlers, machine, stuck=lambda: self._stuck(handlers))
 
-    def _silence(self, handlers: Handlers) -> float:
-        return 0.0 if self.settings.debug else handlers.stuck().silent
+    def _stuck(self, handlers: Handlers) -> Stuck:
+        return Stuck(0.0) if self.settings.debug else handlers.stuck()
 
     def _publisher(self, engine: Engine, handlers: Handlers) -> Publisher:
         names = {worker.name for worker in self.workers}
