@@ -51,15 +51,18 @@ class Docker:
 
     def run(self, *words: str, limit: float = 120, check: bool = True) -> subprocess.CompletedProcess[str]:
         """`docker` with these words."""
-        return subprocess.run(
+        done = subprocess.run(
             ["/usr/bin/docker", *words],
             env=self.environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=limit,
-            check=check,
+            check=False,
         )
+        if check and done.returncode != 0:
+            raise RuntimeError(f"docker {' '.join(words)} ended with {done.returncode}: {done.stderr}")
+        return done
 
     def out(self, *words: str, limit: float = 120) -> str:
         return self.run(*words, limit=limit).stdout.strip()
