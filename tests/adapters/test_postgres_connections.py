@@ -376,6 +376,15 @@ async def test_a_call_that_is_cancelled_while_it_connects(postgres_url: str) -> 
     assert logged == []
 
 
+async def test_a_connection_that_is_lost_while_it_is_given_back(postgres_url: str) -> None:
+    async with opened(f"{postgres_url}?pool=1") as found:
+        data = found._session.data
+        async with data.link() as link:
+            assert await link.fetchval("SELECT 1") == 1
+            asyncio.get_running_loop().call_soon(data._pool._holders[0].terminate)
+        assert await data.value("SELECT 2") == 2
+
+
 # --- a server that goes and comes ---------------------------------------------------------------------------
 
 

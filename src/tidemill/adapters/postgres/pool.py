@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import asyncpg
@@ -83,7 +83,7 @@ class Pool:
             try:
                 yield found
             finally:
-                await pool.release(found)
+                await _give_back(pool, found)
         except Exception as error:
             raise translate(error, self._address.shown, opening=opening) from error
 
@@ -103,7 +103,7 @@ class Pool:
         """Give back what nobody waits for any more."""
         if connecting.cancelled() or connecting.exception() is not None or self._pool is None:
             return
-        giving = asyncio.ensure_future(self._pool.release(connecting.result()))
+        giving = asyncio.ensure_future(_give_back(self._pool, connecting.result()))
         self._giving.add(giving)
         giving.add_done_callback(self._giving.discard)
 
@@ -139,6 +139,13 @@ class Pool:
         """How many rows the statement changed."""
         async with self.one() as link:
             return changed(await link.execute(sql, *args))
+
+
+async def _give_back(pool: Any, found: Any) -> None:
+    """asyncpg gives back in a task of its own, and calls it a fault of its own when the connection is lost before that
+    task runs: the pool has it back by then. What is lost while it is given back is replaced by the next who asks."""
+    with suppress(*DRIVER):
+        await pool.release(found)
 
 
 def options(address: Address, purpose: str) -> dict[str, Any]:
