@@ -115,7 +115,19 @@ def check(
     `CommandFailed` if the check cannot be run, or takes more than `limit` seconds.
     """
     called = f"tidemill-check-{secrets.token_hex(6)}"
-    argv = [by.program, "run", "--rm", "--name", called, "--read-only", "--network", "none", "--cap-drop", "ALL"]
+    argv = [
+        by.program,
+        "run",
+        "--rm",
+        "--name",
+        called,
+        "--no-healthcheck",
+        "--read-only",
+        "--network",
+        "none",
+        "--cap-drop",
+        "ALL",
+    ]
     argv += ["--security-opt", "no-new-privileges", "--entrypoint", "tidemill"]
     argv += ["--platform", platform] if platform else []
     for name, value in environment.items():
