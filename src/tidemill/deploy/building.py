@@ -148,9 +148,9 @@ def known(by: Engine, reference: str) -> frozenset[str] | None:
 
     Raises `CommandFailed` if the registry cannot be asked: a tag of which nothing is known is not pushed over.
     """
-    argv = [by.program, "manifest", "inspect", *(["--verbose"] if by.kind == "docker" else [])]
-    if loopback(registry(reference)):
-        argv += ["--insecure"] if by.kind == "docker" else ["--tls-verify=false"]
+    argv = [by.program, "manifest", "inspect"]
+    if by.kind == "docker":  # Podman has a list of registries without TLS, and not in each version an option here
+        argv += ["--verbose", *(["--insecure"] if loopback(registry(reference)) else [])]
     said = ask([*argv, reference], limit=ASK)
     if said.code == 0:
         return frozenset(_digests(_json(said.out)))
@@ -179,7 +179,6 @@ def push(by: Engine, reference: str, line: Callable[[str], object]) -> str:
         argv = [by.program, "push"]
         if by.kind == "podman":
             argv += ["--digestfile", str(file)]
-            argv += ["--tls-verify=false"] if loopback(registry(reference)) else []
         lines = follow([*argv, reference], limit=PUSH, line=line)
         told = file.read_text("utf-8") if file.exists() else "\n".join(lines[-3:])
     found = _DIGEST.search(told)
