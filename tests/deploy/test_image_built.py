@@ -123,19 +123,20 @@ async def test_it_runs_without_rights_in_little_memory_and_drains(
     (capabilities,) = {line.split()[1] for line in status.splitlines() if line.startswith(("CapEff", "CapBnd"))}
     assert (int(uid), writable, int(capabilities, 16)) == (10001, "False", 0)
     assert docker.run("exec", container, "tidemill", "health", "--port", str(system.probes)).returncode == 0
-    orders = rows(6000)
-    sent: list[None] = []
-    sending = asyncio.create_task(system.send(orders, sent=lambda: sent.append(None)))
-    while len(sent) < 1500:
-        await asyncio.sleep(0.01)
+    orders = rows(12_000)
+    sending = asyncio.create_task(system.send(orders))
+    while await count_invoices(system.database) < 500:
+        await asyncio.sleep(0.05)
     most = peak(docker, container)
     drained = await stopped(docker, container, system)
     before = await count_invoices(system.database)
     assert not sending.done(), "it was not stopped during work"
+    assert before < len(orders)
     again = start(docker, avalon, system)
     await asyncio.wait_for(sending, 120)
     while await count_invoices(system.database) < len(orders):
         await asyncio.sleep(0.5)
+    most = max(most, peak(docker, again))
     await stopped(docker, again, system)
     print(f"ready {took:.2f} s after its start, {waited:.2f} s after docker run")
     print(
@@ -265,6 +266,9 @@ def shop(tree: Path) -> Iterator[Path]:
     (top / "shop/shop/app.py").write_text(APP.replace("SETTINGS", ""))
     (top / "shop/tidemill.toml").write_text('grace = "20s"\n')
     (top / "shop/settings.json").write_text("{}")
+    (top / "shop/shop/places.db").touch()
+    for left_out in (".env", "shop/.env", "shop/tls.key", "tidemill.db"):
+        (top / "shop" / left_out).write_text("secret")
     shutil.copy(tree / "examples/avalon/requirements.txt", top / "shop/requirements.txt")
     commit(tree)
     try:
@@ -283,14 +287,42 @@ def test_a_push_tells_the_digest_and_never_changes_a_tag(docker: Docker, shop: P
     assert said["pushed"] is True
     assert ("team/shop", tag) in registry.manifests
     assert ("team/shop", said["digest"]) in registry.manifests
-    inside = docker.out("run", "--rm", "--network", "none", "--entrypoint", "cat", said["image"], "tidemill.toml")
-    assert inside == 'grace = "20s"'
+    assert inside(docker, said["image"], "cat", "tidemill.toml") == 'grace = "20s"'
+    files = {
+        Path(line).name for line in inside(docker, said["image"], "find", "/app", "/opt", "-type", "f").splitlines()
+    }
+    assert {"prices.json", "places.db", "tidemill.toml"} <= files
+    assert not {".env", "tls.key", "tidemill.db", "settings.json"} & files
     assert json.loads(image(docker, shop, *words).out)["digest"] == said["digest"]
     (shop / "shop/prices.json").write_text('{"tea": 3}')
     again = image(docker, shop, *words)
     assert (again.code, "--allow-dirty" in again.err) == (2, True)
     again = image(docker, shop, *words, "--tag", tag, "--allow-dirty")
     assert (again.code, "is in the registry already, with other content" in again.err) == (2, True)
+
+
+def inside(docker: Docker, image: str, *words: str) -> str:
+    """What a command says in the image."""
+    run = ("run", "--rm", "--network", "none", "--cap-drop", "ALL", "--read-only")
+    return docker.out(*run, "--entrypoint", words[0], image, *words[1:])
+
+
+def test_a_project_without_a_build_system_runs_as_it_lies(docker: Docker, shop: Path, tmp_path: Path) -> None:
+    """And the file of pip's settings, which may have a password, is in no layer."""
+    text = (shop / "pyproject.toml").read_text()
+    (shop / "pyproject.toml").write_text(text[text.index("[project]") :])
+    (shop / "app.py").write_text(
+        APP.replace("SETTINGS", 'settings = open("settings.json").read()').replace("prices =", "#")
+    )
+    (tmp_path / "pip.conf").write_text("[global]\ntimeout = 61\n# password\n")
+    ran = image(docker, shop, "--pip-conf", str(tmp_path / "pip.conf"))
+    assert "tree" not in ran.reference
+    files = inside(docker, ran.reference, "find", "/app", "-type", "f").splitlines()
+    assert {"/app/app.py", "/app/settings.json", "/app/tidemill.toml"} <= {*files}
+    assert not {"/app/.env", "/app/tidemill.db", "/app/Dockerfile"} & {*files}
+    assert inside(docker, ran.reference, "python", "-c", "from common import twice; print(twice(2))") == "4"
+    assert "password" not in docker.out("history", "--no-trunc", ran.reference)
+    assert "secrets" not in inside(docker, ran.reference, "ls", "/run").split()
 
 
 def test_a_missing_settings_file_stops_the_push(docker: Docker, shop: Path, registry: Registry) -> None:
