@@ -32,7 +32,7 @@ MOST_QUEUES = 20
 WAITING = 10
 """Messages or changes that may wait for each slot before another replica is wanted."""
 
-Embedded = ("sqlite",)
+Embedded: tuple[str, ...] = ("sqlite",)
 """Backends in a file beside the process: one replica does everything, and the file needs a volume."""
 
 Kind: TypeAlias = Literal["api", "feeds", "queues", "timers"]
