@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -46,8 +47,12 @@ class Ran:
 def docker() -> Iterator[Docker]:
     if missing := daemons.find():
         pytest.skip(missing)
-    with daemons.running() as docker:
-        yield docker
+    with ExitStack() as stack:
+        try:
+            running = stack.enter_context(daemons.running())
+        except daemons.Absent as error:
+            pytest.skip(str(error))
+        yield running
 
 
 @pytest.fixture(scope="module")
