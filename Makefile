@@ -98,6 +98,10 @@ servers-up: .venv/.stamp
 servers: .venv/.stamp
 	@$(PY) -m scripts.servers
 
+.PHONY: image-tests
+image-tests: servers-up ## Avalon's image, built and run with a Docker daemon of its own (root; Debian: docker.io debootstrap iptables)
+	@$(PY) -m pytest -m image $(ARGS) tests/deploy
+
 .PHONY: bench
 bench: servers-up ## Measure (ARGS chooses what)
 	@$(PY) -m bench $(ARGS)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BufferedReader
 from threading import Thread
 from uuid import uuid4
 
@@ -58,8 +59,16 @@ def digest(body: bytes) -> str:
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     held: Registry
+    rfile: BufferedReader
 
     def log_message(self, format: str, *args: object) -> None: ...
+
+    def handle_one_request(self) -> None:
+        if self.rfile.peek(1)[:1] == b"\x16":  # a handshake of TLS: clients look for such an answer, and try HTTP then
+            self.wfile.write(b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTPS request to an HTTP server.\n")
+            self.close_connection = True
+            return
+        super().handle_one_request()
 
     def do_GET(self) -> None:
         if self.path == "/v2/":

@@ -37,6 +37,10 @@ def find() -> str | None:
     return None
 
 
+class Absent(Exception):
+    """There is no daemon to be had here; why, in one line."""
+
+
 @dataclass(frozen=True)
 class Docker:
     """A daemon that runs; `socket` is where it listens."""
@@ -51,15 +55,18 @@ class Docker:
 
     def run(self, *words: str, limit: float = 120, check: bool = True) -> subprocess.CompletedProcess[str]:
         """`docker` with these words."""
-        return subprocess.run(
+        done = subprocess.run(
             ["/usr/bin/docker", *words],
             env=self.environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=limit,
-            check=check,
+            check=False,
         )
+        if check and done.returncode != 0:
+            raise RuntimeError(f"docker {' '.join(words)} ended with {done.returncode}: {done.stderr}")
+        return done
 
     def out(self, *words: str, limit: float = 120) -> str:
         return self.run(*words, limit=limit).stdout.strip()
@@ -75,10 +82,14 @@ def running() -> Iterator[Docker]:
         docker = Docker(place / "docker.sock")
         daemon = _start(docker, place)
         try:
-            wait(daemon, lambda: docker.run("version", check=False).returncode == 0, place / "log")
+            try:
+                wait(daemon, lambda: docker.run("version", check=False).returncode == 0, place / "log")
+            except RuntimeError as error:  # as root without what a daemon needs, in most containers
+                raise Absent(f"dockerd does not run here: {str(error).strip().splitlines()[-1]}") from None
             _base(docker)
             yield docker
         finally:
+            _tidy(docker)
             daemon.terminate()
             daemon.wait(60)
             for mount in (place / "exec/netns").glob("*"):  # which it leaves behind
@@ -93,6 +104,14 @@ def _start(docker: Docker, place: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             line, env=docker.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )
+
+
+def _tidy(docker: Docker) -> None:
+    """What was built goes, and what is kept to build again faster does not grow without end."""
+    labelled = "label=org.opencontainers.image.title"
+    docker.run("image", "prune", "--all", "--force", "--filter", labelled, check=False)
+    docker.run("image", "prune", "--force", check=False)
+    docker.run("builder", "prune", "--force", "--keep-storage", "2GB", check=False)
 
 
 def _base(docker: Docker) -> None:

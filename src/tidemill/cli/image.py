@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tidemill.cli.show import print_json
-from tidemill.cli.target import USUAL, find
+from tidemill.cli.target import find, parts, usual
 from tidemill.deploy import building, dockerfile, image, project, revision, tags
 from tidemill.deploy.choices import Choices, choices
+from tidemill.deploy.outside import Said
 from tidemill.errors import ConfigurationError
-from tidemill.layered import FILE, PREFIX
+from tidemill.layered import FILE, PREFIX, SECRETS
 from tidemill.settings import hint
 
 
@@ -30,6 +31,7 @@ class Wanted:
     groups: tuple[str, ...] = ()
     engine: str | None = None
     network: str = ""
+    platform: str = ""
     ca: Path | None = None
     pip_conf: Path | None = None
     environment: tuple[str, ...] = ()
@@ -75,12 +77,12 @@ def write(wanted: Wanted, folder: Path) -> tuple[list[Path], tuple[str, ...]]:
             *(f"{path.name} is not of `tidemill image` and is kept; --force writes over it" for path in foreign)
         )
     for path, text in files.items():
-        path.write_text(text, "utf-8")
+        _put(path, text)
     return [*files], recipe.notes
 
 
 def make(wanted: Wanted, folder: Path) -> Built:
-    """Write what is ours, build, check and push."""
+    """Write what is ours, build, check and push. What does not pass the check gets no name."""
     chosen = _choices(wanted, folder)
     recipe = plan(wanted, folder, chosen)
     repository = tags.repository(chosen.image or recipe.name)
@@ -96,23 +98,26 @@ def make(wanted: Wanted, folder: Path) -> Built:
     kept = [path for path in files if _foreign(path) and not wanted.force]
     for path, text in files.items():
         if path not in kept:
-            path.write_text(text, "utf-8")
+            _put(path, text)
     notes = (*recipe.notes, *(f"{path.name} is yours and is used as it stands" for path in kept))
     reference = f"{repository}:{tag}"
     labels = {"VERSION": version, "REVISION": source.revision, "SOURCE": source.origin, "CREATED": source.at}
+    file, left_out = files
     order = building.Order(
         recipe.context,
-        recipe.folder / dockerfile.DOCKERFILE,
-        reference,
+        file,
+        left_out,
         {"BASE": chosen.base, **labels},
         _secrets(wanted),
         wanted.network,
+        wanted.platform,
     )
     id = building.build(by, order, lambda line: _say(building.step(line)))
     _say(f"tidemill check {recipe.target} in {reference}")
-    said = building.check(by, id, recipe.target, environment)
+    said = building.check(by, id, recipe.target, environment, platform=wanted.platform)
     if said.code != 0:
-        raise _unfit(said.code, said.err, said.out, push=wanted.push)
+        raise _unfit(said, push=wanted.push)
+    building.name(by, id, reference)
     digest = _pushed(by, reference, id) if wanted.push else None
     return Built(reference, id, digest, digest is not None, notes)
 
@@ -120,7 +125,7 @@ def make(wanted: Wanted, folder: Path) -> Built:
 def plan(wanted: Wanted, folder: Path, chosen: Choices) -> image.Recipe:
     """What goes into the image, from what lies in the folder."""
     found = project.read(folder)
-    target = wanted.target or _usual(folder)
+    target = wanted.target or usual(folder)
     extras = chosen.extras
     if wanted.groups:
         groups = find(target, folder).declared().groups()
@@ -130,13 +135,14 @@ def plan(wanted: Wanted, folder: Path, chosen: Choices) -> image.Recipe:
         extras = tuple(extra for extra in extras if extra not in groups or extra in wanted.groups)
     needed = project.closure(found, extras)
     pins = _pins(folder, wanted.groups)
-    if pins is None and (folder / image.LOCK).is_file():
-        raise image.locked(folder, extras)
+    for place in (found.folder, project.workspace(found.folder)):
+        if pins is None and place is not None and (place / image.LOCK).is_file():
+            raise image.locked(place, extras)
     return image.recipe(
         found,
         needed,
         pins,
-        target=target if ":" in target else f"{target}:app",
+        target=":".join(parts(target)),
         base=_choices(replace(wanted, options={}), folder).base,  # --base is for this build, not for the file
         groups=wanted.groups,
         settings=(folder / FILE).is_file(),
@@ -147,19 +153,12 @@ def _choices(wanted: Wanted, folder: Path) -> Choices:
     return choices(folder, wanted.options or {})
 
 
-def _usual(folder: Path) -> str:
-    for name in USUAL:
-        if (folder / f"{name}.py").is_file() or (folder / name / "__init__.py").is_file():
-            return f"{name}:app"
-    raise ConfigurationError("which app? Write module:app, or go to the folder whose app.py or main.py has an `app`")
-
-
 def _pins(folder: Path, groups: Sequence[str]) -> image.Pins | None:
     """`requirements.txt`, or for an image of one group its own, `requirements-GROUP.txt`."""
     names = [f"requirements-{group}.txt" for group in groups if len(groups) == 1]
     for path in (folder.resolve() / name for name in (*names, image.PINS)):
         if path.is_file():
-            return image.pins_of(path.read_text("utf-8"), path)
+            return image.pins_of(_read(path), path)
     return None
 
 
@@ -171,12 +170,27 @@ def _files(recipe: image.Recipe) -> dict[Path, str]:
 
 
 def _foreign(path: Path) -> bool:
-    return path.is_file() and not dockerfile.ours(path.read_text("utf-8", "replace"))
+    return path.is_file() and not dockerfile.ours(_read(path))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path.name} cannot be read: {error}") from error
+
+
+def _put(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, "utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"{path.name} cannot be written: {error.strerror}") from error
 
 
 def _environment(said: Sequence[str]) -> dict[str, str | None]:
-    """What the check sees: our own TIDEMILL_* by name, and what was said."""
-    found: dict[str, str | None] = {name: None for name in os.environ if name.upper().startswith(PREFIX)}
+    """What the check sees: our own TIDEMILL_* by name, but for a folder of this machine, and what was said."""
+    ours = (name for name in os.environ if name.upper().startswith(PREFIX) and name != SECRETS)
+    found: dict[str, str | None] = dict.fromkeys(ours)
     for word in said:
         name, given, value = word.partition("=")
         if not given and name not in os.environ:
@@ -202,8 +216,8 @@ def _ours(*names: str) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def _unfit(code: int, err: str, out: str, *, push: bool) -> ConfigurationError:
-    lines = [line.removeprefix("tidemill: ") for line in (err.strip() or out.strip()).splitlines()]
+def _unfit(said: Said, *, push: bool) -> ConfigurationError:
+    lines = [line.removeprefix("tidemill: ") for line in (said.err.strip() or said.out.strip()).splitlines()]
     end = "; nothing was pushed" if push else ""
     hints = [
         "a setting that comes at run time can be said for the check: --env NAME=VALUE (nothing is connected)"

@@ -43,7 +43,8 @@ _NEVER = (
     "**/.DS_Store",
 )
 _SECRET = ("**/.env", "**/.env.*", "**/*.key", "**/*key.pem", "**/id_rsa*", "**/.netrc", "**/.pypirc", "**/kubeconfig*")
-_DATA = ("**/*.db", "**/*.db-*", "**/*.db.lock", "**/*.log")
+_LEFT = ("*.db", "*.db-*", "*.db.lock", "*.log")
+"""Beside pyproject.toml, where `tidemill dev` keeps its database; a package may have such files as its data."""
 _NOT_RUN = ("tests", "chart", "build", "dist", "Dockerfile*", ".dockerignore")
 
 _VENV = "/opt/venv/bin/python"
@@ -125,7 +126,8 @@ def ignore(recipe: Recipe) -> str:
     own = "" if recipe.project == "." else f"{recipe.project}/"
     idle = [name for name in _NOT_RUN if name != recipe.target.partition(":")[0].partition(".")[0]]
     lines += ["# made again, or of the machine", *_NEVER, "", "# secrets come at run time", *_SECRET, ""]
-    lines += ["# what a run leaves", *_DATA, "", "# not run in the image", *(f"{own}{name}" for name in idle)]
+    lines += ["# what a run leaves", *(f"{own}{name}" for name in _LEFT), ""]
+    lines += ["# not run in the image", *(f"{own}{name}" for name in idle)]
     return "\n".join(lines) + "\n"
 
 
@@ -196,8 +198,10 @@ def _command(recipe: Recipe) -> Iterator[str]:
 
 
 def _labels(recipe: Recipe) -> Iterator[str]:
-    yield "ARG VERSION REVISION SOURCE CREATED"
+    for name in ("BASE", "VERSION", "REVISION", "SOURCE", "CREATED"):
+        yield f"ARG {name}"
     yield f"LABEL org.opencontainers.image.title={json.dumps(recipe.name)} \\"
+    yield '      org.opencontainers.image.base.name="${BASE}" \\'
     yield '      org.opencontainers.image.version="${VERSION}" \\'
     yield '      org.opencontainers.image.revision="${REVISION}" \\'
     yield '      org.opencontainers.image.source="${SOURCE}" \\'

@@ -13,12 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tidemill.deploy.project import Closure, Project
+from tidemill.deploy.project import Closure, Project, parse
 from tidemill.errors import ConfigurationError
 from tidemill.layered import FILE as SETTINGS
 
 PINS = "requirements.txt"
 LOCK = "uv.lock"
+
+_FILES = ("-r", "--requirement", "-c", "--constraint")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +69,23 @@ def recipe(
 ) -> Recipe:
     """What the image is made of; `settings`: there is a tidemill.toml.
 
-    Raises `ConfigurationError` if Tidemill would not be in it.
+    Raises `ConfigurationError` if Tidemill would not be in it, or a dependency would come from the wrong place.
     """
     folders = [path if path.is_dir() else path.parent for path in needed.local]
     context = Path(os.path.commonpath([project.folder, *folders]))
     if context == Path(context.anchor):
         raise ConfigurationError(f"{project.name} and its local dependencies have no folder in common but {context}")
-    if "tidemill" not in needed.names and not (pins and any(line.startswith("tidemill") for line in pins.lines)):
+    if "tidemill" not in needed.names and not (pins and any(parse(line).name == "tidemill" for line in pins.lines)):
         raise ConfigurationError(
             f"pyproject.toml: {project.name} does not ask for tidemill; add 'tidemill[cli]' to its dependencies"
+        )
+
+    if pins is None and needed.elsewhere:
+        raise ConfigurationError(
+            *(
+                f"pyproject.toml: {line}: pip does not read in [tool.uv.sources] where it comes from; {_export()}"
+                for line in needed.elsewhere
+            )
         )
 
     def inside(path: Path) -> str:
@@ -99,27 +109,35 @@ def recipe(
 
 
 def pins_of(text: str, path: Path) -> Pins:
-    """The pins that a requirements file tells. Raises `ConfigurationError` for local lines: a folder has no hash, and
-    its layer would change with each change of its source."""
-    lines = [line for line in _joined(text) if not line.startswith("-") or _is_local(line)]
-    if local := [line for line in lines if _is_local(line)]:
-        raise ConfigurationError(
-            *(
+    """The pins that a requirements file tells. Raises `ConfigurationError` for local lines (a folder has no hash, and
+    its layer would change with each change of its source), and for other files: only this one goes into the layer."""
+    problems = []
+    lines = []
+    for line in _joined(text):
+        if _is_local(line):
+            problems.append(
                 f"{path.name}: {line}: what lies beside the project is built with it; take the line out, and name it"
                 " in pyproject.toml ([tool.uv.sources], or `name @ file:…`)"
-                for line in local
             )
-        )
+        elif line.startswith(_FILES):
+            problems.append(f"{path.name}: {line}: write all pins into {path.name}, without another file: {_compile()}")
+        elif not line.startswith("-"):
+            lines.append(line)
+    if problems:
+        raise ConfigurationError(*problems)
     return Pins(path, bool(lines) and all("--hash=" in line for line in lines), tuple(lines))
 
 
 def locked(folder: Path, extras: Sequence[str]) -> ConfigurationError:
     """That there is a lock which pip cannot read, with the line that writes one it can."""
-    wanted = "".join(f" --extra {extra}" for extra in extras)
     return ConfigurationError(
-        f"{LOCK} in {folder.name}/ is not read by pip, and the image would not have what it locks; write it as {PINS}:"
-        f" uv export --frozen --no-dev --no-emit-project --no-emit-local{wanted} -o {PINS}"
+        f"{LOCK} in {folder.name}/ is not read by pip, and the image would not have what it locks; {_export(extras)}"
     )
+
+
+def _export(extras: Sequence[str] = ()) -> str:
+    wanted = "".join(f" --extra {extra}" for extra in extras)
+    return f"write {PINS}: uv export --frozen --no-dev --no-emit-project --no-emit-local{wanted} -o {PINS}"
 
 
 def _notes(project: Project, pins: Pins | None) -> list[str]:

@@ -1,7 +1,8 @@
 """A project as its pyproject.toml tells it: name, version, what it asks for, and which of that lies beside it.
 
 A dependency is local when `[tool.uv.sources]` gives it a path or says that it is a member of the workspace, or when it
-is written as `name @ file:…`. Local ones are built with the image; all others come from the package index.
+is written as `name @ file:…`. Local ones are built with the image; all others come from the package index. One that
+uv takes from elsewhere (git, a URL, an index of its own) must be pinned: an index may have another of that name.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class Requirement:
 @dataclass(frozen=True, slots=True)
 class Project:
     """`packaged`: it can be built into a wheel; else its files are run as they lie. `local` has the folder or file of
-    each dependency that is not on an index. `folder` is absolute."""
+    each dependency that lies beside it, `elsewhere` the names of those that only uv knows to find. `folder` is
+    absolute."""
 
     folder: Path
     name: str
@@ -43,15 +45,18 @@ class Project:
     requires: tuple[Requirement, ...]
     extras: Mapping[str, tuple[Requirement, ...]]
     local: Mapping[str, Path]
+    elsewhere: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Closure:
-    """What a project needs, with what its local dependencies need: lines for pip, and local ones, deepest first."""
+    """What a project needs, with what its local dependencies need: lines for pip, and local ones, deepest first.
+    `elsewhere` are the lines among them that pip would look for in the wrong place."""
 
     lines: tuple[str, ...]
     local: tuple[Path, ...]
     names: frozenset[str]
+    elsewhere: tuple[str, ...] = ()
 
 
 def read(folder: Path) -> Project:
@@ -68,6 +73,7 @@ def read(folder: Path) -> Project:
     }
     everything = [*required, *(one for lines in optional.values() for one in lines)]
     version = table.get("version")
+    local = dict(_local(folder, tree, everything))
     return Project(
         folder,
         normal(table["name"]),
@@ -75,7 +81,8 @@ def read(folder: Path) -> Project:
         "build-system" in tree,
         required,
         optional,
-        dict(_local(folder, tree, everything)),
+        local,
+        frozenset(name for name, _, _ in _sources(folder, tree)) - set(local),
     )
 
 
@@ -90,6 +97,7 @@ def closure(project: Project, extras: tuple[str, ...]) -> Closure:
             raise ConfigurationError(f"{project.name} has no extra {extra!r} in {FILE} (there are: {there})")
     lines: dict[str, None] = {}
     local: dict[Path, None] = {}
+    elsewhere: dict[str, None] = {}
     names: set[str] = set()
     seen: set[tuple[Path, str]] = set()
 
@@ -106,6 +114,8 @@ def closure(project: Project, extras: tuple[str, ...]) -> Closure:
                 where = one.local.get(requirement.name) or project.local.get(requirement.name)
                 if where is None:
                     lines[requirement.line] = None
+                    if requirement.name in one.elsewhere | project.elsewhere:
+                        elsewhere[requirement.line] = None
                     continue
                 if not where.exists():
                     raise ConfigurationError(f"{one.name} asks for {requirement.name} in {where}, which is not there")
@@ -114,7 +124,7 @@ def closure(project: Project, extras: tuple[str, ...]) -> Closure:
                 local[where] = None
 
     follow(project, extras)
-    return Closure(tuple(sorted(lines)), tuple(local), frozenset(names))
+    return Closure(tuple(sorted(lines)), tuple(local), frozenset(names), tuple(elsewhere))
 
 
 def normal(name: str) -> str:
@@ -155,32 +165,42 @@ def _installed(name: str) -> str:
 
 def _local(folder: Path, tree: Mapping[str, Any], required: list[Requirement]) -> Iterator[tuple[str, Path]]:
     for requirement in required:
-        if requirement.rest.startswith("@") and (place := requirement.rest[1:].strip()).startswith("file:"):
-            yield requirement.name, (folder / unquote(urlsplit(place.split(";")[0].strip()).path)).resolve()
-    root, above = _workspace(folder)
-    sources = {**above.get("tool", {}).get("uv", {}).get("sources", {})} if root else {}
-    places = dict.fromkeys(sources, root)
-    for name, source in tree.get("tool", {}).get("uv", {}).get("sources", {}).items():
-        sources[name], places[name] = source, folder
-    for name, source in sources.items():
-        if not isinstance(source, dict):
-            continue
+        if requirement.rest.startswith("@") and (url := requirement.rest[1:].strip()).startswith("file:"):
+            yield requirement.name, (folder / unquote(urlsplit(url.split(";")[0].strip()).path)).resolve()
+    root = workspace(folder)
+    for name, source, place in _sources(folder, tree):
         if isinstance(source.get("path"), str):
-            yield normal(name), ((places[name] or folder) / source["path"]).resolve()
+            yield name, (place / source["path"]).resolve()
         elif source.get("workspace") and root is not None:
-            yield normal(name), _member(root, above, normal(name))
+            yield name, _member(root, name)
 
 
-def _workspace(folder: Path) -> tuple[Path | None, Mapping[str, Any]]:
-    """The nearest folder upwards that says what a workspace is made of, and its pyproject.toml."""
+def _sources(folder: Path, tree: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any], Path]]:
+    """Where uv is told to find a dependency: its name, the place, and the folder that a path starts from. What the
+    workspace says holds for its members, but for what they say themselves."""
+    root = workspace(folder)
+    said = {}
+    for place, one in ((root, _tree(root / FILE)), (folder, tree)) if root else ((folder, tree),):
+        for name, source in one.get("tool", {}).get("uv", {}).get("sources", {}).items():
+            said[normal(name)] = (source, place)
+    for name, (source, place) in said.items():
+        for choice in source if isinstance(source, list) else [source]:  # a list has one for each marker
+            if isinstance(choice, dict):
+                yield name, choice, place
+
+
+def workspace(folder: Path) -> Path | None:
+    """The nearest folder upwards that says what a workspace is made of."""
     for above in (folder, *folder.parents):
         if (above / FILE).is_file() and "[tool.uv.workspace" in (above / FILE).read_text("utf-8", "replace"):
-            return above, _tree(above / FILE)
-    return None, {}
+            return above
+    return None
 
 
-def _member(root: Path, tree: Mapping[str, Any], name: str) -> Path:
-    members = tree.get("tool", {}).get("uv", {}).get("workspace", {}).get("members", ())
+def _member(root: Path, name: str) -> Path:
+    members = _tree(root / FILE).get("tool", {}).get("uv", {}).get("workspace", {}).get("members", ())
+    if normal(str(_tree(root / FILE).get("project", {}).get("name", ""))) == name:
+        return root
     for pattern in members:
         for path in sorted(root.glob(f"{pattern}/{FILE}")):
             if normal(str(_tree(path).get("project", {}).get("name", ""))) == name:

@@ -16,14 +16,20 @@ _SKIPPED = frozenset({"__pycache__", "node_modules", "venv", "build", "dist"})
 
 
 def source(context: Path, parts: Sequence[str], without: Iterable[Path]) -> Source:
-    """The state of these parts of a folder; files in `without` (we write them ourselves) do not count."""
+    """The state of these parts of a folder; files in `without` (we write them ourselves) do not count.
+
+    Raises `CommandFailed` if git knows the folder and cannot say what differs.
+    """
     ours = {path.resolve() for path in without}
     commit = _git(context, "rev-parse", "HEAD")
     if commit is None:
         return Source(None, _hashed(context, _walked(context, parts), ours))
-    changed = _git(context, "status", "--porcelain=v1", "-z", "--no-renames", "--untracked-files=all", "--", *parts)
+    status = ("status", "--porcelain=v1", "-z", "--no-renames", "--untracked-files=all")
+    changed = _git(context, *status, "--", *(f":(literal){part}" for part in parts))
+    if changed is None:
+        raise CommandFailed(f"git status in {context} failed, so nobody knows whether files differ from the commit")
     top = Path((_git(context, "rev-parse", "--show-toplevel") or "").strip())
-    different = [top / entry[3:] for entry in (changed or "").split("\0") if entry]
+    different = [top / entry[3:] for entry in changed.split("\0") if entry]
     origin = _git(context, "config", "--get", "remote.origin.url") or ""
     at = _git(context, "show", "-s", "--format=%cI", "HEAD") or ""
     dirt = _hashed(context, different, ours)

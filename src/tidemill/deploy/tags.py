@@ -100,7 +100,7 @@ def pushable(repository: str, source: Source, *, said: str, allow_dirty: bool) -
             " --allow-dirty"
         )
     if not source.commit and not said:
-        problems.append("--push: this is no git repository, so a tag cannot tell the commit; say --tag")
+        problems.append("--push: no git repository holds all that is built, so a tag cannot tell the commit; say --tag")
     if problems:
         raise ConfigurationError(*problems)
 

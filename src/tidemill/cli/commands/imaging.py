@@ -21,6 +21,7 @@ Groups = Annotated[
 Base = Annotated[str | None, typer.Option("--base", help="The image to build on: a Debian with Python.")]
 Program = Annotated[str | None, typer.Option("--engine", help="docker or podman; else whichever is there.")]
 Network = Annotated[str, typer.Option("--network", help="Of the build: host, if builds have none.", show_default=False)]
+Platform = Annotated[str, typer.Option("--platform", help="Of the nodes: linux/amd64.", show_default=False)]
 Ca = Annotated[Path | None, typer.Option("--ca", help="Certificates that pip trusts during the build.")]
 PipConf = Annotated[Path | None, typer.Option("--pip-conf", help="pip's settings during the build: a private index.")]
 Env = Annotated[
@@ -49,6 +50,7 @@ def add_image(app: typer.Typer) -> None:
         base: Base = None,
         engine: Program = None,
         network: Network = "",
+        platform: Platform = "",
         ca: Ca = None,
         pip_conf: PipConf = None,
         environment: Env = None,
@@ -67,6 +69,7 @@ def add_image(app: typer.Typer) -> None:
             groups=tuple(groups or ()),
             engine=engine,
             network=network,
+            platform=platform,
             ca=ca,
             pip_conf=pip_conf,
             environment=tuple(environment or ()),
