@@ -17,7 +17,6 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -124,11 +123,6 @@ def main() -> int:
     for helm, why in whys:
         print(why or program(helm), file=sys.stderr if why else sys.stdout)
     return sum(1 for _, why in whys if why)
-
-
-def versions(helms: Sequence[int] = tuple(bundle.helm for bundle in BUNDLES)) -> list[str]:
-    """What each says of itself."""
-    return [run(helm, "version", "--short").stdout.strip() for helm in helms]
 
 
 if __name__ == "__main__":
