@@ -43,10 +43,13 @@ class Trouble:
 
 def explain(seen: Seen) -> list[Trouble]:
     """One trouble for all groups and pods that have it, the hopeless ones first; none for what merely needs time."""
-    alike: dict[tuple[str, bool], list[Trouble]] = {}
+    alike: dict[str, list[Trouble]] = {}
     for trouble in _troubles(seen):
-        alike.setdefault((trouble.likely, trouble.hopeless), []).append(trouble)
-    found = [replace(same[0], group=", ".join(sorted({one.group for one in same}))) for same in alike.values()]
+        alike.setdefault(trouble.likely, []).append(trouble)
+    found = []
+    for same in alike.values():
+        worst = max(same, key=lambda one: one.hopeless)
+        found.append(replace(worst, group=", ".join(sorted({one.group for one in same}))))
     return sorted(found, key=lambda one: (not one.hopeless, one.group))
 
 

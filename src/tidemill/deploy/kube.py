@@ -39,10 +39,12 @@ class Cluster:
         return seen(objects, self._items("events"), time.time())
 
     def log(self, pod: str, *, previous: bool, lines: int) -> list[str]:
-        """The last lines that a container wrote; none if there is no log."""
+        """The last lines that a container wrote; none if there is no log (any more, or yet)."""
         words = ("logs", pod, "-c", CONTAINER, f"--tail={lines}", *(("--previous",) if previous else ()))
         said = self._kubectl(*words)
-        return said.out.splitlines() if said.code == 0 else []
+        if said.code != 0 or said.out.startswith("unable to retrieve container logs"):  # told with exit code 0
+            return []
+        return said.out.splitlines()
 
     def probe(self, pod: str, path: str) -> str:
         """What a probe of a running pod answers, asked inside the pod; empty if it cannot be asked."""

@@ -176,11 +176,9 @@ def _shown(cluster: Cluster, trouble: Trouble) -> Shown:
     """With the lines that the trouble calls for. What cannot be had is left out: the cluster may have moved on."""
     match trouble.evidence:
         case "previous log":
-            lines = cluster.log(trouble.pod, previous=True, lines=LINES) or cluster.log(
-                trouble.pod, previous=False, lines=LINES
-            )
+            lines = _log(cluster, trouble.pod, (True, False))
         case "log":
-            lines = cluster.log(trouble.pod, previous=False, lines=LINES)
+            lines = _log(cluster, trouble.pod, (False, True))
         case "probe":
             lines = [*cluster.probe(trouble.pod, "ready").splitlines()][:LINES]
         case _:
@@ -193,6 +191,17 @@ def _ours(cluster: Cluster) -> Sequence[str]:
     was scaled by hand could not be deployed any more. What is deployed is what the values say."""
     version = _helm(cluster, "version", "--template", "{{.Version}}").out
     return () if version.startswith("v3.") else ("--force-conflicts",)
+
+
+def _log(cluster: Cluster, pod: str, kinds: Sequence[bool]) -> list[str]:
+    """Of the container before (True) or of the one now, whichever of these has one first. While a container is started
+    again there is neither for a moment."""
+    for patience in (1.0, 1.0, 0.0):
+        for previous in kinds:
+            if lines := cluster.log(pod, previous=previous, lines=LINES):
+                return lines
+        time.sleep(patience)
+    return []
 
 
 def _values(order: Order) -> list[str]:
