@@ -85,6 +85,10 @@ chaos: servers-up ## Only the tests that kill, stop and block real processes
 soak: servers-up ## Only the long runs
 	@$(PY) -m pytest -m soak $(ARGS) tests
 
+.PHONY: cluster
+cluster: servers-up ## On the Kubernetes cluster that KUBECONFIG names, with the image CLUSTER_IMAGE
+	@$(PY) -m pytest -m cluster -s $(ARGS) tests/cluster
+
 # The tests start servers themselves; here only what they start is installed, once, if it is not there.
 .PHONY: servers-up
 servers-up: .venv/.stamp
@@ -93,6 +97,10 @@ servers-up: .venv/.stamp
 .PHONY: servers
 servers: .venv/.stamp
 	@$(PY) -m scripts.servers
+
+.PHONY: image-tests
+image-tests: servers-up ## Avalon's image, built and run with a Docker daemon of its own (root; Debian: docker.io debootstrap iptables)
+	@$(PY) -m pytest -m image $(ARGS) tests/deploy
 
 .PHONY: bench
 bench: servers-up ## Measure (ARGS chooses what)

@@ -16,6 +16,7 @@ FOLDER = Path(__file__).parent.parent / "docs" / "wire"
 THERE_AND_BACK: Mapping[str, Callable[[Any], Any]] = {
     "lease": lambda value: lease.from_value(value).to_value(),
     "member": lambda value: member.from_value(value).to_value(),
+    "member-behind": lambda value: member.from_value(value).to_value(),
     "gravestone": lambda value: member.from_value(value).to_value(),
     "timer": lambda value: timer.from_value(value).to_value(),
     "park": lambda value: park.to_value(park.from_value(value), value["write"]),

@@ -23,6 +23,7 @@ from tidemill.engine.places import Places
 from tidemill.engine.publish import Publisher
 from tidemill.engine.rules import Rules
 from tidemill.engine.watchdog import Watchdog, arm, disarm
+from tidemill.engine.work import Stuck
 from tidemill.errors import TidemillError
 from tidemill.locate import Adapters, locate, transactional
 from tidemill.model import Fact
@@ -30,6 +31,7 @@ from tidemill.ports import Clock
 from tidemill.settings import Settings
 from tidemill.telemetry.facts import log_fact
 from tidemill.telemetry.metrics import Metrics
+from tidemill.telemetry.process import Limit, Process, age
 from tidemill.web.serve import Web
 
 VERSION = "0.1.0"
@@ -49,7 +51,7 @@ class Replica:
         self.settings = settings
         self.workers: tuple[Worker, ...] = settings.chosen(declared)
         self.clock: SystemClock = SystemClock()
-        self.metrics: Metrics = Metrics(version=VERSION, started_at=time.time())
+        self.metrics: Metrics = self._metrics()
         self.places: Places = locate(declared, settings, self.clock, adapters)
         self._health = self._health_server()
         self._web = self._bind_web()
@@ -96,6 +98,8 @@ class Replica:
         publisher.draining = True
         publisher.tick()
         _log.info("stopping%s", f": {fault}" if fault else "")
+        if self._web is not None:
+            self._web.leave()
         ended = await drain(engine, host, self.settings.budget(), hurry)
         return self._told(ended, fault)
 
@@ -181,10 +185,10 @@ class Replica:
             settings.weight,
         )
         machine = Machine(self.clock, SystemRandom(), identity, settings.clockwork(), self._observe)
-        return Engine(self.workers, self.places, handlers, machine, silence=lambda: self._silence(handlers))
+        return Engine(self.workers, self.places, handlers, machine, stuck=lambda: self._stuck(handlers))
 
-    def _silence(self, handlers: Handlers) -> float:
-        return 0.0 if self.settings.debug else handlers.stuck().silent
+    def _stuck(self, handlers: Handlers) -> Stuck:
+        return Stuck(0.0) if self.settings.debug else handlers.stuck()
 
     def _publisher(self, engine: Engine, handlers: Handlers) -> Publisher:
         names = {worker.name for worker in self.workers}
@@ -202,6 +206,17 @@ class Replica:
             engine.on_begin("housekeeping", keeper.run)
         publish: Callable[[Snapshot], None] = self._health.publish if self._health else lambda snapshot: None
         return Publisher(engine, publish=publish, stuck=handlers.stuck, rules=rules.checks)
+
+    def _metrics(self) -> Metrics:
+        settings, old = self.settings, age()
+        groups = {worker.group for worker in self.workers} | ({"api"} if settings.serves_api(self.declared) else set())
+        process = Process(
+            self.clock.monotonic() - old,
+            tuple(sorted(groups)),
+            tuple(Limit(worker.name, worker.group, worker.policy.time_limit) for worker in self.workers),
+            settings.budget().grace,
+        )
+        return Metrics(version=VERSION, started_at=time.time() - old, process=process)
 
     def _health_server(self) -> HealthServer:
         settings = self.settings

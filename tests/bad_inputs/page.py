@@ -39,6 +39,7 @@ def text() -> str:
         "Declarations": table.DECLARATIONS,
         "Messages and other verbs": table.MESSAGES,
         "Databases and ports": table.DATABASES,
+        "Images": table.IMAGES,
         "PostgreSQL": POSTGRES,
     }
     lines = [line for name, rows in families.items() for line in _family(name, rows)]

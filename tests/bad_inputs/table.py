@@ -237,4 +237,29 @@ MESSAGES = (
     Row("a new project where something is", "new shop --dir .", ". is there and not empty: choose another name"),
 )  # fmt: skip
 
-ROWS = (*SETTINGS, *COMMANDS, *DECLARATIONS, *MESSAGES, *DATABASES)
+PROJECT = {"pyproject.toml": "[project]\nname = 'shop'\nversion = '1.0'\ndependencies = ['tidemill', 'common']\n"}
+GIT = {"pyproject.toml": f"{PROJECT['pyproject.toml']}[tool.uv.sources]\ncommon = {{git = 'https://example.com/c'}}\n"}
+
+IMAGES = (
+    Row("no pyproject.toml", "image", "there is no pyproject.toml in "),
+    Row("a project that does not ask for Tidemill", "image", "pyproject.toml: shop does not ask for tidemill; add",
+        files={"pyproject.toml": "[project]\nname = 'shop'\n"}),
+    Row("a tag that moves", "image --tag latest", "--tag latest: such a tag comes to mean other", files=PROJECT),
+    Row("a repository with a tag", "image --image r.example.com/shop:1", "deploy.image r.example.com/shop:1: write it",
+        files=PROJECT),
+    Row("a push to nowhere", "image --push --tag 1.0", "--push: shop names no registry; set image in [deploy]",
+        files=PROJECT),
+    Row("a key of [deploy] that is none", "image", "deploy.imgae in tidemill.toml: there is no such setting; did you",
+        files={**PROJECT, "tidemill.toml": "[deploy]\nimgae = 'x'"}),
+    Row("an extra that is none", "image", "shop has no extra 'api' in pyproject.toml (there are: none)",
+        files={**PROJECT, "tidemill.toml": "[deploy]\nextras = ['api']"}),
+    Row("a lock that pip does not read", "image", "uv.lock in ", files={**PROJECT, "uv.lock": ""}),
+    Row("a dependency from git, without pins", "image", "pyproject.toml: common: pip does not read in [tool.uv",
+        files=GIT),
+    Row("a folder among the pins", "image", "requirements.txt: ./common: what lies beside the project is built with it",
+        files={**PROJECT, "requirements.txt": "./common"}),
+    Row("a Dockerfile of yours", "image --write", "Dockerfile is not of",
+        files={**PROJECT, "Dockerfile": "FROM x"}),
+)  # fmt: skip
+
+ROWS = (*SETTINGS, *COMMANDS, *DECLARATIONS, *MESSAGES, *DATABASES, *IMAGES)

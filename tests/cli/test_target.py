@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -92,3 +94,20 @@ def test_a_declaration_that_does_not_fit_is_a_line_with_its_place(run: Run, fold
     ran = run("workers")
     number = len(APP.splitlines()) + 2
     assert (ran.code, ran.err) == (2, f"tidemill: app.py:{number}: queue 'invoices' is declared twice\n")
+
+
+def test_a_fault_of_an_installed_package_tells_its_line(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in an image, where the app is built into a wheel; the libraries beside it stay out of the way there."""
+    site = folder / "site-packages"
+    (site / "shop").mkdir(parents=True)
+    (site / "shop/__init__.py").touch()
+    (site / "shop/app.py").write_text("import library\n\nlibrary.read('settings.json')\n")
+    (site / "library.py").write_text("def read(name):\n    open(name)\n")
+    monkeypatch.setattr("sys.path", [str(site), *sys.path])
+    real = sysconfig.get_path
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(site) if name in ("purelib", "platlib") else real(name))
+    ran = run("workers", "shop.app")
+    assert ran.code == 2
+    assert ran.err.startswith("tidemill: the app could not be imported: app.py:3: FileNotFoundError: ")

@@ -24,7 +24,7 @@ from tidemill.engine.patience import Patience
 from tidemill.engine.places import places
 from tidemill.engine.rules import LONGEST, Rules
 from tidemill.engine.tasks import Tasks
-from tidemill.engine.work import Budget
+from tidemill.engine.work import Budget, Stuck
 from tidemill.errors import ConfigurationError, TidemillError, TooLarge, Unavailable, Unfit
 from tidemill.model import Message
 from tidemill.testing.clock import FakeClock
@@ -355,13 +355,15 @@ async def test_a_freeze_of_our_own_is_not_the_handlers_silence() -> None:
     async with Harness(app) as harness:
         await harness.advance("1s")
         silence = 0.0
-        harness.engine._silence = lambda: silence
+        harness.engine._stuck = lambda: Stuck(silence, "work", "app.py:12")
         silence = 20.0
         harness.clock._move(harness.clock.monotonic() + 20.0)  # one step: nobody ticked meanwhile
         await harness.advance("1s")
         assert not harness.engine.stalled
         await harness.advance("5s")
         assert harness.engine.stalled, "it is silent beside an engine that ticks"
+        (told,) = (fact for fact in harness.facts if fact.name == "stalled")
+        assert (told.worker, told.detail) == ("work", {"where": "app.py:12"})
         silence = 0.0
         await harness.advance("1s")
         assert not harness.engine.stalled

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from tidemill import App, Backoff, Change, Context, Reject, Retry, Snooze
 from tidemill.core.park import MAX_KEYS, Index, Parked
+from tidemill.engine.work import Stuck
 from tidemill.model import Moved, Page, Swap
 from tidemill.testing.clock import FakeClock
 from tidemill.testing.harness import Harness
@@ -131,13 +132,13 @@ async def test_a_stuck_replica_starts_nothing_until_it_ticks_again() -> None:
     async with Harness(lab.app) as harness:
         await harness.advance("5s")
         assert len(harness.engine.feeds[0].parts) == 4
-        harness.engine._silence = lambda: 6.0
+        harness.engine._stuck = lambda: Stuck(6.0)
         await harness.advance("5s")
         assert harness.engine.stalled
         await lab.put("a", 1)
         await harness.advance("5s")
         assert lab.seen == {}
-        harness.engine._silence = lambda: 0.0
+        harness.engine._stuck = lambda: Stuck(0.0)
         await harness.advance("20s")
         assert lab.seen == {"a": [1]}
 

@@ -44,8 +44,18 @@ def test_a_silent_handlers_loop_ends_the_process_and_says_where() -> None:
     deaths = watch(replace(UP, stuck_in="bill", where="app.py:12"), seconds(120), stuck=False)
     assert deaths.codes == [1]
     assert deaths.told == [
-        "the handlers loop has not ticked for 120 s, in bill at app.py:12: all stacks follow, then exit 1"
+        "the handlers loop has not ticked for 30 s, in bill at app.py:12: /livez fails; all stacks follow",
+        "the handlers loop has not ticked for 120 s, in bill at app.py:12: all stacks follow, then exit 1",
     ]
+
+
+def test_what_the_probe_is_about_to_say_is_told_once_each_time() -> None:
+    told: list[str] = []
+    dog = Watchdog(dump=told.append, end=lambda code: None)
+    for now in range(100):
+        ticked = 0.0 if now < 50 else max(50.0, now - 40.0)  # silent from 0 to 50 s, and from 50 s on again
+        dog(replace(UP, at=float(now), handlers=ticked), float(now))
+    assert [line[:45] for line in told] == ["the handlers loop has not ticked for 30 s: /l"] * 2
 
 
 def test_a_freeze_of_the_whole_process_is_nobodys_fault() -> None:

@@ -162,6 +162,12 @@ class Postgres:
             raise RuntimeError(f"{sql}\n{said.stderr}")
         return said.stdout.removesuffix("\n")
 
+    def trust(self, network: str) -> None:
+        """Take connections from these addresses, too, where it listens for them (`listen_addresses`)."""
+        with (self._data / "pg_hba.conf").open("a") as file:
+            file.write(f"host all all {network} trust\n")
+        self.psql("SELECT pg_reload_conf()")
+
     def create(self, name: str) -> str:
         """A new, empty database; its url."""
         self.psql(f'CREATE DATABASE "{name}"')

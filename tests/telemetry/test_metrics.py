@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import re
+import subprocess
+import sys
 
 import pytest
 
+from tidemill.core.probes import Longest, Snapshot, follow
 from tidemill.core.probes import Seen as See
-from tidemill.core.probes import Snapshot, follow
 from tidemill.model import Fact
 from tidemill.telemetry.metrics import BUCKETS, Family, Metrics, text
+from tidemill.telemetry.process import Limit, Process, age
 
 UP = Snapshot(at=100.0, started=True, handlers=99.0)
 
@@ -168,6 +171,40 @@ def test_the_process(metrics: Metrics) -> None:
     assert value(samples, "process_cpu_seconds_total") > 0
     assert value(samples, "tidemill_info", version="0.1.0") == 1
     assert any(name == "python_info" for name, _ in samples)
+
+
+def test_what_the_numbers_of_probes_follow_from() -> None:
+    told = Process(90.0, ("api", "feeds"), (Limit("bill", "feeds", 30.0), Limit("audit", "feeds", None)), 25.0)
+    metrics = Metrics(version="0.1.0", started_at=0.0, process=told)
+    metrics(Fact("handler_seconds", "bill", 3, 3.0, {"each": [0.5, 2.0, 0.5]}))
+    longest = {"engine": Longest(0.3), "handlers": Longest(7.25, "bill", "shop.py:7")}
+    samples = render(metrics, Snapshot(at=100.0, started=True, handlers=99.0, ready=92.5, longest=longest))
+    assert value(samples, "tidemill_group", group="api") == value(samples, "tidemill_group", group="feeds") == 1
+    assert value(samples, "tidemill_time_limit_seconds", worker="bill", group="feeds") == 30
+    assert value(samples, "tidemill_time_limit_seconds", worker="audit", group="feeds") == math.inf
+    assert value(samples, "tidemill_grace_seconds") == 25
+    assert value(samples, "tidemill_ready_seconds") == 2.5
+    assert value(samples, "tidemill_handler_longest_seconds", worker="bill") == 2
+    name = "tidemill_loop_longest_silent_seconds"
+    assert value(samples, name, loop="handlers", worker="bill", where="shop.py:7") == 7.25
+    assert value(samples, name, loop="engine", worker="", where="") == 0.3
+
+
+def test_what_is_not_known_of_a_process_is_left_out(metrics: Metrics) -> None:
+    names = {name for name, _ in render(metrics)}
+    assert not names & {"tidemill_group", "tidemill_grace_seconds", "tidemill_ready_seconds"}
+
+
+def test_the_age_of_a_process_has_its_imports_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import time; time.sleep(0.3); from tidemill.telemetry.process import age; print(age())"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert 0.25 < float(ran.stdout) < 30
+    monkeypatch.setattr("builtins.open", _no_proc)
+    assert age() == 0.0
+
+
+def _no_proc(*_: object) -> None:
+    raise FileNotFoundError
 
 
 def test_labels_are_escaped(metrics: Metrics) -> None:

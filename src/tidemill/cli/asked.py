@@ -44,6 +44,17 @@ def moment(text: str, option: str, now: float) -> float:
         ) from None
 
 
+def span(option: str, text: str) -> float:
+    """A length of time in seconds, more than none."""
+    try:
+        length = seconds(text)
+    except ValueError:
+        length = 0.0
+    if not length:
+        raise ConfigurationError(f"{option} {text}: write a length of time, as 10m or 90s")
+    return length
+
+
 def agreed(question: str) -> bool:
     """Ask, if somebody is there to answer."""
     if not sys.stdin or not sys.stdin.isatty():

@@ -12,7 +12,21 @@ from typing import Annotated
 import typer
 
 import tidemill
-from tidemill.cli.commands import checking, creating, feeds, letters, queues, reading, running, schema, timers
+from tidemill.cli.commands import (
+    checking,
+    creating,
+    deploying,
+    feeds,
+    imaging,
+    letters,
+    probing,
+    queues,
+    reading,
+    releasing,
+    running,
+    schema,
+    timers,
+)
 from tidemill.cli.options import PLAIN, examples
 from tidemill.signals import Signals
 
@@ -37,6 +51,10 @@ def build(signals: Signals) -> typer.Typer:
     letters.add(app)
     queues.add(app)
     schema.add(app)
+    imaging.add_image(app)
+    deploying.add(app)
+    releasing.add(app)
+    probing.add_probes(app)
     return app
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -15,11 +16,11 @@ from tidemill.cli.target import find
 from tidemill.core.member import Member
 from tidemill.engine.reading import streams, wants_deletions
 from tidemill.errors import ConfigurationError
-from tidemill.operations import Partition, Status
+from tidemill.operations import GroupState, Partition, Status
 from tidemill.settings import hint, kind_of
 
-FEW = 3
-"""So many partitions are named, more are counted."""
+FEW = 4
+"""So many partitions, or rows of them, are named; more are counted."""
 
 
 def list_workers(target: str | None, groups: Sequence[str], *, as_json: bool) -> int:
@@ -79,7 +80,17 @@ def show_status(target: str | None, options: Mapping[str, object], *, as_json: b
 def pieces_of(status: Status) -> Iterator[Table | str]:
     """What is shown of a status, from top to bottom."""
     names = {one.id: one.name for one in status.members}
-    yield Table("replicas", ["name", "id", "groups", "state", "since"], [_replica(one) for one in status.members])
+    yield Table(
+        "groups",
+        ["group", "replicas", "draining", "partitions", "lag", "behind", "ready", "claimed", "oldest"],
+        [_group(one) for one in status.work],
+    )
+    held = Counter(one.owner for one in status.partitions)
+    yield Table(
+        "replicas",
+        ["name", "id", "groups", "state", "since", "partitions"],
+        [_replica(one, held[one.id]) for one in status.members],
+    )
     columns = ["worker", "holder", "state", "partitions", "lag", "behind", "waiting", "parked"]
     yield Table("feeds", columns, list(_holdings(status, names)))
     yield Table(
@@ -117,8 +128,26 @@ def _holdings(status: Status, names: Mapping[str, str]) -> Iterator[tuple[object
 
 
 def _names(parts: Sequence[Partition]) -> str:
-    return ", ".join(p.name for p in parts) if len(parts) <= FEW else f"{len(parts)}"
+    """Numbers in a row as `0–3`; where that still is long, how many."""
+    rows: list[list[str]] = []
+    for name in [p.name for p in parts]:
+        if rows and name.isdecimal() and rows[-1][-1].isdecimal() and int(name) == int(rows[-1][-1]) + 1:
+            rows[-1].append(name)
+        else:
+            rows.append([name])
+    told = [name for row in rows for name in ([f"{row[0]}–{row[-1]}"] if len(row) > 2 else row)]
+    return ", ".join(told) if len(told) <= FEW else f"{len(parts)}"
 
 
-def _replica(one: Member) -> tuple[object, ...]:
-    return one.name, one.id, ", ".join(one.groups), "draining" if one.draining else "works", instant(one.started_at)
+def _group(one: GroupState) -> tuple[object, ...]:
+    total = sum(feed.partitions for feed in one.feeds)
+    held = f"{sum(feed.held for feed in one.feeds)} of {total}" if one.feeds else ""
+    lag = (one.lag.items, length(one.lag.seconds)) if one.lag else ("", "")
+    depth = one.depth
+    queue = (depth.ready, depth.claimed, length(depth.oldest)) if depth else ("", "", "")
+    return one.name, one.replicas, one.draining or "", held, *lag, *queue
+
+
+def _replica(one: Member, held: int) -> tuple[object, ...]:
+    state = "draining" if one.draining else "works"
+    return one.name, one.id, ", ".join(one.groups), state, instant(one.started_at), held or ""

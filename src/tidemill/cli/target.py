@@ -24,11 +24,17 @@ def find(target: str | None, folder: Path) -> App:
     """
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
-    module, _, attribute = (target or _usual(folder)).partition(":")
+    module, attribute = parts(target or usual(folder))
+    return _app(_load(module, folder), module, attribute)
+
+
+def parts(target: str) -> tuple[str, str]:
+    """Module and attribute. Raises `ConfigurationError` for a file."""
+    module, _, attribute = target.partition(":")
     if module.endswith(".py") or "/" in module:
         better = module.removesuffix(".py").strip("./").replace("/", ".")
         raise ConfigurationError(f"{module} is a file: write the module, {better}:{attribute or 'app'}")
-    return _app(_load(module, folder), module, attribute or "app")
+    return module, attribute or "app"
 
 
 def findable(folder: Path) -> bool:
@@ -36,7 +42,8 @@ def findable(folder: Path) -> bool:
     return any((folder / f"{name}.py").is_file() or (folder / name / "__init__.py").is_file() for name in USUAL)
 
 
-def _usual(folder: Path) -> str:
+def usual(folder: Path) -> str:
+    """The module to take without a target. Raises `ConfigurationError` if there is none."""
     for name in USUAL:
         if (folder / f"{name}.py").is_file() or (folder / name / "__init__.py").is_file():
             return name
@@ -51,12 +58,12 @@ def _load(module: str, folder: Path) -> ModuleType:
             near = get_close_matches(module, _modules(folder), 1, 0.6)
             words = f"; did you mean {near[0]}?" if near else ""
             raise ConfigurationError(f"there is no module {module!r} in {folder.name}/{words}") from None
-        raise ConfigurationError(fault(error)) from None
+        raise ConfigurationError(fault(error, module)) from None
     except ConfigurationError as error:
         place = _place(error)
         raise ConfigurationError(*(f"{place}{problem}" for problem in error.problems)) from None
     except (Exception, SystemExit) as error:
-        raise ConfigurationError(fault(error)) from None
+        raise ConfigurationError(fault(error, module)) from None
 
 
 def _modules(folder: Path) -> list[str]:
@@ -78,9 +85,11 @@ def _app(module: ModuleType, name: str, attribute: str) -> App:
 # --- what the user's own code did ---------------------------------------------------------------------------
 
 
-def fault(error: BaseException) -> str:
-    """`the app could not be imported: app.py:1 → rates.py:6: ValueError: …`: the way there through the user's files."""
-    way = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in _own(error)]
+def fault(error: BaseException, module: str = "") -> str:
+    """`the app could not be imported: app.py:1 → rates.py:6: ValueError: …`: the way there through the user's files,
+    or where the app is installed as a package, as it is in an image, through that of `module`."""
+    frames = _own(error) or [frame for frame in _frames(error) if _is_of(frame.filename, module.partition(".")[0])]
+    way = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames]
     if isinstance(error, SyntaxError) and error.filename:
         way.append(f"{Path(error.filename).name}:{error.lineno}")
     (what, *_) = traceback.format_exception_only(error)[-1:]
@@ -88,7 +97,19 @@ def fault(error: BaseException) -> str:
 
 
 def _own(error: BaseException) -> list[traceback.FrameSummary]:
-    return [frame for frame in traceback.extract_tb(error.__traceback__) if _is_own(frame.filename)]
+    return [frame for frame in _frames(error) if _is_own(frame.filename)]
+
+
+def _frames(error: BaseException) -> traceback.StackSummary:
+    return traceback.extract_tb(error.__traceback__)
+
+
+def _is_of(filename: str, package: str) -> bool:
+    """Whether it belongs to this package, as installed."""
+    for folder in map(sysconfig.get_path, ("purelib", "platlib")):
+        if Path(filename).is_relative_to(folder):
+            return Path(filename).relative_to(folder).parts[0] in (package, f"{package}.py")
+    return False
 
 
 def _place(error: BaseException) -> str:

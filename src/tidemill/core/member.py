@@ -20,6 +20,8 @@ from typing import TypeAlias
 from tidemill.errors import FormatTooNew
 from tidemill.model import FORMAT, Json, Value
 
+Behind: TypeAlias = Mapping[str, Mapping[str, int]]
+
 PREFIX = "member/"
 
 GAP = 3.0
@@ -43,7 +45,8 @@ class Identity:
 @dataclass(frozen=True, slots=True)
 class Member:
     """A live process. `weight` 0 takes no share; `started_at` is for people; `extra` are fields we do not
-    know."""
+    know. `behind`: by feed worker and partition, changes that were not done when this was written; partitions
+    without any are left out."""
 
     id: str
     name: str
@@ -56,10 +59,13 @@ class Member:
     started_at: float = 0.0
     write: str = ""
     extra: Value = field(default_factory=dict)
+    behind: Behind = field(default_factory=dict)
 
     def to_value(self) -> Value:
+        noted: Value = {"behind": {worker: dict(parts) for worker, parts in self.behind.items()}} if self.behind else {}
         return {
             **self.extra,
+            **noted,
             "format": FORMAT,
             "state": "live",
             "id": self.id,
@@ -132,6 +138,7 @@ def from_value(value: Value) -> Entry:
         started_at=_number(value.get("started_at", 0.0)),
         write=str(value.get("write", "")),
         extra=_rest(value, _names(Member)),
+        behind=_behind(value.get("behind")),
     )
 
 
@@ -184,6 +191,17 @@ class Watch:
     def silence(self, member: str, now: float) -> float:
         """For how many seconds its record has been seen unchanged; 0 for one that was not seen."""
         return now - self._since.get(member, ("", now))[1]
+
+
+def _behind(value: Json) -> Behind:
+    """What makes no sense is passed over: it is a note for autoscalers."""
+    if not isinstance(value, Mapping):
+        return {}
+    return {
+        worker: {name: items for name, items in parts.items() if isinstance(items, int)}
+        for worker, parts in value.items()
+        if isinstance(parts, Mapping)
+    }
 
 
 def _number(value: Json) -> float:

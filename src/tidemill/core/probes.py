@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from tidemill.core.backlog import Backlog
 from tidemill.core.health import Check, Health, Report
 from tidemill.errors import BackendFull, ConfigurationError, CursorExpired, TooLarge, Unavailable
 
@@ -111,11 +112,22 @@ class StoreSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class Longest:
+    """The longest silence of a loop since the start, in seconds; the worker it was in and the file:line, as far as
+    known."""
+
+    seconds: float = 0.0
+    worker: str = ""
+    where: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """Everything the probes need, as of `at` (monotonic): the engine's tick at which it was published.
 
     `handlers`: the last tick of the handlers' loop; `stuck_in` is the worker it was in and `where` the file:line, as
-    far as known. `rules` are the last answers of the user's health rules.
+    far as known. `rules` are the last answers of the user's health rules. `ready` is when the start was over;
+    `longest` are the longest silences of the loops since then, by loop; `backlogs` is what the groups have to do.
     """
 
     at: float
@@ -127,6 +139,9 @@ class Snapshot:
     workers: tuple[Followed, ...] = ()
     stores: tuple[StoreSeen, ...] = ()
     rules: tuple[Check, ...] = field(default=())
+    ready: float | None = None
+    longest: Mapping[str, Longest] = field(default_factory=dict)
+    backlogs: tuple[Backlog, ...] = ()
 
 
 def reason_of(error: BaseException) -> Reason:

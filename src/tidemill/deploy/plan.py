@@ -78,7 +78,8 @@ class Trigger:
     """What a group may be scaled by: the work of one source that waits or runs, against `per_replica` of it.
 
     `source` is a queue's or a feed worker's name, `scheme` its backend's (`postgresql`, `azure-storage-queue`, …; empty
-    if no setting says it), `query` the SQL that counts it where the backend is asked by SQL.
+    if no setting says it), `query` the SQL that counts it where the backend is asked by SQL. `account` is the host of
+    its URL, `setting` the variable that says the URL.
     """
 
     worker: str
@@ -87,6 +88,8 @@ class Trigger:
     scheme: str
     per_replica: int
     query: str = ""
+    account: str = ""
+    setting: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +133,7 @@ def plan(declared: Declared, settings: Settings, *, target: str, version: str) -
         *_unfit(declared.name, "app", "App"),
         *(problem for name in groups for problem in _unfit(name, "group", "group=")),
         *_unkept(declared, settings),
+        *_unfit_settings(declared, settings),
     ]
     if not groups:
         problems.append(f"app {declared.name!r} declares no worker and no web API: there is nothing to deploy")
@@ -163,8 +167,12 @@ def label(name: str) -> str:
 
 def termination(settings: Settings) -> int:
     """Seconds that the platform must allow for the whole drain, with the lame duck of a pod."""
-    lame_duck = settings.lame_duck or LAME_DUCK
-    return ceil(settings.model_copy(update={"lame_duck": lame_duck}).budget().total())
+    return ceil(settings.model_copy(update={"lame_duck": lame_duck(settings)}).budget().total())
+
+
+def lame_duck(settings: Settings) -> float:
+    """Seconds for which a pod goes on accepting."""
+    return settings.lame_duck or LAME_DUCK
 
 
 # --- groups -------------------------------------------------------------------------------------------------
@@ -184,7 +192,7 @@ def _group(
         most=1 if embedded else most,
         partitions=max(partitions, default=None),
         termination=termination(settings),
-        probes=_probes(),
+        probes=usual_probes(),
         rollout=_rollout(kinds, embedded=embedded),
         triggers=() if embedded else tuple(_triggers(workers, settings)),
         api_port=settings.api_port if api else None,
@@ -215,7 +223,7 @@ def _most(kinds: frozenset[Kind], partitions: Sequence[int]) -> int:
     return max(partitions) if kinds == {"feeds"} or (partitions and "api" not in kinds) else MOST_QUEUES
 
 
-def _probes() -> Probes:
+def usual_probes() -> Probes:
     """The kubelet's part is short, because the patience is in the thresholds of the probes (`core.probes`): /livez
     tells of a loop that was silent for 30 s, and three such answers are enough to believe it."""
     return Probes(
@@ -244,15 +252,52 @@ def _triggers(workers: Sequence[Worker], settings: Settings) -> Iterator[Trigger
         per_replica = worker.policy.concurrency * (worker.policy.batch or 1) * WAITING
         match worker.trigger:
             case OnMessage(queue):
-                scheme = _scheme(settings.queue_url(queue.name))
-                yield Trigger(worker.name, queue.name, "queue", scheme, per_replica)
+                url = settings.queue_url(queue.name)
+                yield Trigger(
+                    worker.name,
+                    queue.name,
+                    "queue",
+                    scheme(url),
+                    per_replica,
+                    query=_query(url, queue.name) if url and scheme(url) == "postgresql" else "",
+                    account=_host(url),
+                    setting=setting("queues", queue.name) if queue_apart(settings, queue.name) else "TIDEMILL_DATABASE",
+                )
+            case OnChange(StreamSpec() as stream):
+                yield Trigger(worker.name, stream.name, "feed", scheme(settings.queue_url(stream.queue)), per_replica)
             case OnChange(source):
-                stream = isinstance(source, StreamSpec)
-                url = settings.queue_url(source.queue) if isinstance(source, StreamSpec) else None
-                scheme = _scheme(url if stream else settings.collection_url(source.name))
-                yield Trigger(worker.name, source.name, "feed", scheme, per_replica)
+                url = settings.collection_url(source.name)
+                yield Trigger(worker.name, source.name, "feed", scheme(url), per_replica)
             case _:
                 pass
+
+
+def _query(url: str, queue: str) -> str:
+    try:
+        from tidemill.adapters.postgres.backlog import counting  # the adapter's library is an extra
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"queue {queue!r} is on PostgreSQL: pip install 'tidemill[postgres]'") from error
+    return counting(url, queue)
+
+
+def setting(kind: Literal["queues", "collections"], name: str) -> str:
+    """The variable that says where one queue or collection lives."""
+    return f"TIDEMILL_{kind.upper()}__{re.sub(r'[^A-Z0-9]', '_', name.upper())}__URL"
+
+
+def queue_apart(settings: Settings, name: str) -> bool:
+    """Whether a queue lives elsewhere than the database."""
+    return settings.queue_url(name) != settings.database
+
+
+def scheme(url: str | None) -> str:
+    """The backend of a URL: `postgresql`, `sqlite`, …; empty if there is no URL."""
+    found = urlsplit(url).scheme.partition("+")[0] if url else ""
+    return "postgresql" if found == "postgres" else found
+
+
+def _host(url: str | None) -> str:
+    return (urlsplit(url).hostname or "") if url else ""
 
 
 # --- what cannot be deployed --------------------------------------------------------------------------------
@@ -270,11 +315,22 @@ def _unkept(declared: Declared, settings: Settings) -> Iterator[str]:
         yield "the database is memory:, which ends with each process; set TIDEMILL_DATABASE to one that pods can share"
 
 
+def _unfit_settings(declared: Declared, settings: Settings) -> Iterator[str]:
+    """What one process may be told, and a whole app may not."""
+    for name, said in (("groups", settings.groups), ("workers", settings.workers)):
+        if said:
+            yield f"{name}={','.join(said)}: a chart has all groups, and each pod is told its own; take it out"
+    if settings.debug:
+        yield "debug=true: without time-outs no probe ever fails; take it out"
+    ports = {"health_port": settings.health_port, **({"api_port": settings.api_port} if declared.api else {})}
+    for name, port in ports.items():
+        if port == 0:
+            yield f"{name}=0: probes and Services need a port that is known; write one, such as 8081"
+    if len(ports) > len(set(ports.values())):
+        yield f"health_port and api_port are both {settings.health_port}; a pod needs two"
+
+
 def _schemes(declared: Declared, settings: Settings) -> set[str]:
     urls = [settings.queue_url(spec.name) for spec, _ in declared.queues]
     urls += [settings.collection_url(spec.name) for spec, _ in declared.collections]
-    return {_scheme(url) for url in [settings.database, settings.store, *urls]} - {""}
-
-
-def _scheme(url: str | None) -> str:
-    return urlsplit(url).scheme.partition("+")[0] if url else ""
+    return {scheme(url) for url in [settings.database, settings.store, *urls]} - {""}

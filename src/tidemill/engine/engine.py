@@ -26,7 +26,7 @@ from tidemill.engine.membership import Membership
 from tidemill.engine.places import Places
 from tidemill.engine.queues import RETURN_AFTER, QueueWorker
 from tidemill.engine.timers import Timers
-from tidemill.engine.work import Hands, Profile
+from tidemill.engine.work import Hands, Profile, Stuck
 from tidemill.errors import TidemillError
 from tidemill.model import Fact, Observer
 from tidemill.ports import Clock, Database
@@ -62,14 +62,14 @@ class Engine:
         hands: Hands,
         machine: Machine,
         *,
-        silence: Callable[[], float] = lambda: 0.0,
+        stuck: Callable[[], Stuck] = lambda: Stuck(0.0),
     ) -> None:
         self.places = places
         self.machine = machine
         self.hands = hands
         self.ticked: float = machine.clock.monotonic()
         self.stalled: bool = False
-        self._silence = silence
+        self._stuck = stuck
         self._memberships: dict[int, Membership] = {}
         self._alone = Alone()
         self.queues: list[QueueWorker] = [self._queue(w) for w in workers if isinstance(w.trigger, OnMessage)]
@@ -149,7 +149,8 @@ class Engine:
             if now - self.ticked > GAP:
                 since = now
             self.ticked = now
-            self._stall(min(self._silence(), now - since) >= STALLED_AFTER)
+            stuck = self._stuck()
+            self._stall(stuck if min(stuck.silent, now - since) >= STALLED_AFTER else None)
             for queue in self.queues:
                 queue.give_back(waited=RETURN_AFTER)
             after()
@@ -200,18 +201,20 @@ class Engine:
             and (self.timers is None or not self.timers.running)
         )
 
-    def _stall(self, stuck: bool) -> None:
+    def _stall(self, stuck: Stuck | None) -> None:
         """The handlers' loop is silent: keep only what they have begun, so that others get the rest."""
-        if stuck == self.stalled:
+        if (stuck is not None) == self.stalled:
             return
-        self.stalled = stuck
-        self.machine.observer(Fact("stalled" if stuck else "recovered"))
+        self.stalled = stuck is not None
+        self.machine.observer(
+            Fact("recovered") if stuck is None else Fact("stalled", stuck.worker, detail={"where": stuck.where})
+        )
         for queue in self.queues:
-            queue.stall(stuck)
+            queue.stall(self.stalled)
         for feed in self.feeds:
-            feed.stall(stuck)
+            feed.stall(self.stalled)
         if self.leases is not None:
-            self.leases.stall(stuck)
+            self.leases.stall(self.stalled)
 
     # --- making the services --------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from tidemill.app.worker import OnChange, Worker
 from tidemill.core.breaker import Breaker
 from tidemill.core.fence import Fence
 from tidemill.core.lanes import Lanes
+from tidemill.core.member import Member
 from tidemill.engine.alone import Alone
 from tidemill.engine.effects import Effects
 from tidemill.engine.feed_dispatch import Dispatch
@@ -64,6 +65,7 @@ class FeedWorker:
         self.breaker: Breaker = Breaker()
         self.parts: dict[str, PartitionWork] = {}
         self.lags: Mapping[str, Lag] = {}
+        self.measured: float | None = None
         self._store = store
         self._letters = letters
         self._membership = membership
@@ -76,6 +78,7 @@ class FeedWorker:
         self._stalled = False
         self._alone = alone
         alone.listen(self._wake)
+        membership.notes(self.worker, self.behind)
         self._tasks = Tasks()
         results = FeedResults(
             worker,
@@ -280,15 +283,25 @@ class FeedWorker:
         return await part.hold.flush()
 
     async def measure(self) -> None:
-        """How far behind each partition is; for status and metrics."""
+        """How far behind each partition is; for metrics and autoscalers."""
+        asked = self._clock.monotonic()
         cursors = {name: part.lanes.mark for name, part in self.parts.items()}
         try:
             self.lags = await self.feed.lag(cursors) if cursors else {}
         except TidemillError:
             return  # the next one may succeed; a failing backend is told by the polls
+        self.measured = asked
         items = sum(lag.items for lag in self.lags.values())
         oldest = max((lag.seconds for lag in self.lags.values()), default=0.0)
         self._observe(Fact("lag", self.worker, items, oldest))
+
+    def behind(self) -> Mapping[str, int]:
+        """Changes that were not done when measured last, by partition; of those we hold."""
+        return {name: lag.items for name, lag in self.lags.items() if name in self.parts}
+
+    def others(self) -> Sequence[Member]:
+        """The other replicas that may hold partitions."""
+        return [member for member in self._membership.living() if member.id != self._membership.member]
 
     # --- inside ---------------------------------------------------------------------------------------------
 

@@ -6,8 +6,9 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
+from urllib.parse import unquote
 
-from tidemill.core import probes
+from tidemill.core import backlog, probes
 from tidemill.core.health import Check, Report, Status
 from tidemill.core.probes import Snapshot, Thresholds
 
@@ -18,6 +19,7 @@ _Probe: TypeAlias = Callable[[Snapshot, float, Thresholds], Report]
 
 _PROBES: Mapping[str, _Probe] = {"/livez": probes.livez, "/readyz": probes.readyz, "/startupz": probes.startupz}
 _DOTNET: Mapping[Status, str] = {"healthy": "Healthy", "degraded": "Degraded", "unhealthy": "Unhealthy"}
+SCALE = "/scale/"
 _TEXT = "text/plain; charset=utf-8"
 _JSON = "application/json"
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
@@ -26,6 +28,7 @@ TOO_LONG = "414 URI Too Long"
 NOT_A_REQUEST = "400 Bad Request"
 NOT_ALLOWED = "405 Method Not Allowed"
 NOT_FOUND = "404 Not Found"
+UNAVAILABLE = "503 Service Unavailable"
 SERVER_FAULT = "500 Internal Server Error"
 
 
@@ -52,6 +55,8 @@ def answer(request: bytes, snapshot: Snapshot, now: float, limits: Thresholds, m
     verbose = any(field.partition("=")[0] == "verbose" for field in query.split("&"))
     if path == "/metrics":
         page = Page("200 OK", _PROMETHEUS, metrics(snapshot, now))
+    elif path.startswith(SCALE):
+        page = scale_page(unquote(path.removeprefix(SCALE)), snapshot, now)
     else:
         page = probe_page(path, snapshot, now, limits, as_json=as_json, verbose=verbose)
     response = _response(page)
@@ -76,6 +81,21 @@ def probe_page(
             return Page(_status(report), _JSON, dotnet(report))
         return Page(_status(report), _TEXT, plain(report, verbose=verbose))
     return _refusal(NOT_FOUND)
+
+
+def scale_page(group: str, snapshot: Snapshot, now: float) -> Page:
+    """The work of a group, for an autoscaler: 503 where it is not known, so that who asks falls back."""
+    found = {one.group: one for one in snapshot.backlogs}.get(group)
+    if found is None and snapshot.started:
+        there = ", ".join(one.group for one in snapshot.backlogs) or "none"
+        why = f"no queue and no feed of group {group!r} is worked here (groups with one: {there})"
+        return Page(NOT_FOUND, _TEXT, why + "\n")
+    if found is None or found.at is None:
+        return Page(UNAVAILABLE, _TEXT, "not measured yet\n")
+    age = now - found.at
+    if age > backlog.OLD:
+        return Page(UNAVAILABLE, _TEXT, f"not measured for {age:.0f} s\n")
+    return Page("200 OK", _JSON, backlog.text(found, age))
 
 
 def _refusal(status: str) -> Page:
@@ -110,7 +130,7 @@ def _line(check: Check) -> str:
 
 
 def _status(report: Report) -> str:
-    return "503 Service Unavailable" if report.status() == "unhealthy" else "200 OK"
+    return UNAVAILABLE if report.status() == "unhealthy" else "200 OK"
 
 
 def _duration(seconds: float) -> str:

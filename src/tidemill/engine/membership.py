@@ -13,13 +13,13 @@ under a new id, which `resumed` announces; ids never return.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from random import Random
 from typing import Literal, Protocol, TypeAlias
 
 from tidemill.core.fence import Fence
-from tidemill.core.member import Identity, Member
+from tidemill.core.member import Behind, Identity, Member
 from tidemill.engine.bells import Bells
 from tidemill.engine.census import Census, Free
 from tidemill.engine.own_record import OwnRecord
@@ -88,7 +88,16 @@ class Membership:
             profile=profile.name,
             started_at=clock.now(),
         )
-        self._own = OwnRecord(store, member, clock=clock, random=random, profile=profile, replied=self._replied)
+        self._notes: dict[str, Callable[[], Mapping[str, int]]] = {}
+        self._own = OwnRecord(
+            store,
+            member,
+            clock=clock,
+            random=random,
+            profile=profile,
+            replied=self._replied,
+            behind=self._behind,
+        )
         self._bells = Bells(store, random)
         self._census = Census(
             store,
@@ -185,6 +194,10 @@ class Membership:
         """End the claims of the dead with this (`Queue.free`), after each burial and every 5 s."""
         self._census.frees(free)
 
+    def notes(self, worker: str, behind: Callable[[], Mapping[str, int]]) -> None:
+        """Note with each renewal how far behind the partitions of this feed worker are that we hold."""
+        self._notes[worker] = behind
+
     def naming(self, names: Callable[[], Iterable[str]]) -> None:
         """Members that something still names: their tombstones are kept."""
         self._census.naming(names)
@@ -269,6 +282,13 @@ class Membership:
             self._tell("resumed" if before == "fenced" else "member_joined")
             for listener in self._listeners:
                 listener.resumed()
+
+    def _behind(self) -> Behind:
+        """What is noted in our record: only what is behind at all."""
+        told = {
+            worker: {name: items for name, items in note().items() if items} for worker, note in self._notes.items()
+        }
+        return {worker: parts for worker, parts in told.items() if parts}
 
     def _lost(self) -> None:
         """Somebody has buried us. We come back as somebody else."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tidemill.core.breaker import Breaker
 from tidemill.engine.work import DONE, Cancelled, End, Ended, Failed, Misfit, Result, Unstarted
-from tidemill.model import Dead, Done, Fact, Later, Observer
+from tidemill.model import Dead, Depth, Done, Fact, Json, Later, Observer
 
 
 class BreakerWatch:
@@ -56,6 +56,17 @@ class Handled:
         for word, count in counts.items():
             self._observe(Fact("handled", self._worker, count, detail={"verdict": word}))
         self._observe(Fact("handler_seconds", self._worker, len(seconds), sum(seconds), {"each": seconds}))
+
+
+def depth_fact(worker: str, queue: str, depth: Depth) -> Fact:
+    """How much waits in a worker's queue."""
+    counts: dict[str, Json] = {
+        "queue": queue,
+        "ready": depth.ready,
+        "delayed": depth.delayed,
+        "claimed": depth.claimed,
+    }
+    return Fact("depth", worker, seconds=depth.oldest, detail=counts)
 
 
 def verdict_word(end: End) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from random import Random
 
-from tidemill.core.member import Member, key_of
+from tidemill.core.member import Behind, Member, key_of
 from tidemill.engine.work import Profile
 from tidemill.errors import Unavailable
 from tidemill.model import Gone, Record, Stale, Swap, Swapped
@@ -40,6 +40,7 @@ class OwnRecord:
     """`member` is what we want to be seen as, `stored` what was seen last for certain.
 
     `replied` is told with each reply: when the write that stands was sent (monotonic), or None: we were buried.
+    `behind` is asked at each renewal, for what it notes beside.
     """
 
     def __init__(
@@ -51,12 +52,14 @@ class OwnRecord:
         random: Random,
         profile: Profile,
         replied: Callable[[float | None], None],
+        behind: Callable[[], Behind] = dict,
     ) -> None:
         self._store = store
         self._clock = clock
         self._random = random
         self._interval = profile.renew
         self._replied = replied
+        self._behind = behind
         self.restart(member)
 
     def restart(self, member: Member) -> None:
@@ -102,7 +105,8 @@ class OwnRecord:
         self._asked, self._last = member, now
         self._tries += 1
         self._in_flight += 1
-        swap = Swap(key_of(member.id), self._version, replace(member, write=write).to_value())
+        noted = replace(member, write=write, behind=self._behind())
+        swap = Swap(key_of(member.id), self._version, noted.to_value())
         result: Swapped | None = None
         try:
             [result] = await self._store.swap([swap])

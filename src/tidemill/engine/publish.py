@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from tidemill.core.health import Check
-from tidemill.core.probes import Followed, Seen, Snapshot, StoreSeen, follow
+from tidemill.core.probes import GAP, Followed, Longest, Seen, Snapshot, StoreSeen, follow
+from tidemill.engine.backlog import backlogs
 from tidemill.engine.engine import Engine
 from tidemill.engine.feeds import FeedWorker
 from tidemill.engine.queues import QueueWorker
@@ -31,6 +32,9 @@ class Publisher:
         self._stuck = stuck
         self._rules = rules
         self._followed: dict[str, Followed] = {}
+        self._ready: float | None = None
+        self._ticked = self._watched = engine.machine.clock.monotonic()
+        self._longest: dict[str, Longest] = {}
         self.started = False
         self.draining = False
 
@@ -38,6 +42,7 @@ class Publisher:
         """Look at everything once and publish it."""
         now = self._engine.machine.clock.monotonic()
         stuck = self._stuck()
+        self._time(stuck, now)
         for seen in self._seen(now):
             self._followed[seen.worker] = follow(self._followed.get(seen.worker), seen, now)
         self._publish(
@@ -55,8 +60,30 @@ class Publisher:
                     for fence in (self._engine.machine.profile.fence,)
                 ),
                 tuple(self._rules()),
+                self._ready,
+                dict(self._longest),
+                backlogs(self._engine),
             )
         )
+
+    def _time(self, stuck: Stuck, now: float) -> None:
+        """Note the moment of readiness and, from then until the drain, the longest silences. A gap between our own
+        ticks (a held GIL, a frozen process) is the engine's: the handlers are not blamed for it."""
+        gap, self._ticked = now - self._ticked, now
+        if not self.started or self.draining:
+            return
+        if self._ready is None:
+            self._ready = self._watched = now
+            return
+        if gap > GAP:
+            self._watched = now
+        silent = min(stuck.silent, now - self._watched)
+        self._note("engine", Longest(gap))
+        self._note("handlers", Longest(silent, stuck.worker, stuck.where))
+
+    def _note(self, loop: str, silence: Longest) -> None:
+        if silence.seconds > self._longest.get(loop, Longest()).seconds:
+            self._longest[loop] = silence
 
     def _seen(self, now: float) -> Iterable[Seen]:
         for queue in self._engine.queues:

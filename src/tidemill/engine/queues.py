@@ -26,7 +26,7 @@ from tidemill.engine.alone import Alone
 from tidemill.engine.claims import Claims
 from tidemill.engine.effects import Effects
 from tidemill.engine.membership import Membership
-from tidemill.engine.observe import BreakerWatch, Handled
+from tidemill.engine.observe import BreakerWatch, Handled, depth_fact
 from tidemill.engine.patience import Patience
 from tidemill.engine.tasks import Tasks
 from tidemill.engine.work import Call, Cancelled, End, Ended, Failed, Hands, Misfit, Result, Unstarted, all_done
@@ -38,10 +38,10 @@ from tidemill.model import (
     Conflicted,
     Dead,
     Delivery,
+    Depth,
     Done,
     Fact,
     Fenced,
-    Json,
     Later,
     Lost,
     Observer,
@@ -72,7 +72,10 @@ class QueueWorker:
     ) -> None:
         assert isinstance(worker.trigger, OnMessage)
         self.worker = worker
+        self.source: str = worker.trigger.queue.name
         self.queue = queue
+        self.depth: Depth | None = None
+        self.measured: float | None = None
         self.held: int = 0
         self.paused: bool = False
         self.polled: float = clock.monotonic()
@@ -326,19 +329,14 @@ class QueueWorker:
         )
 
     async def measure(self) -> None:
-        """How much waits; for status and metrics."""
+        """How much waits; for metrics and autoscalers."""
+        asked = self._clock.monotonic()
         try:
-            depth = await self.queue.depth()
+            self.depth = await self.queue.depth()
         except TidemillError:
             return  # a failing backend is told by the polls
-        name = self.worker.trigger.queue.name if isinstance(self.worker.trigger, OnMessage) else self.worker.name
-        counts: dict[str, Json] = {
-            "queue": name,
-            "ready": depth.ready,
-            "delayed": depth.delayed,
-            "claimed": depth.claimed,
-        }
-        self._observe(Fact("depth", self.worker.name, seconds=depth.oldest, detail=counts))
+        self.measured = asked
+        self._observe(depth_fact(self.worker.name, self.source, self.depth))
 
     # --- settling -------------------------------------------------------------------------------------------
 

@@ -36,6 +36,7 @@ class Watchdog:
         self._dump = dump or dump_stacks
         self._looked = float("-inf")
         self._since = float("-inf")
+        self._told = False
 
     def __call__(self, snapshot: Snapshot, now: float) -> None:
         """Look once."""
@@ -47,11 +48,21 @@ class Watchdog:
         for loop, silent in silences(snapshot, now).items():
             if loop == "handlers" and snapshot.draining:
                 continue
+            where = place(snapshot) if loop == "handlers" else ""
             if min(silent, now - self._since) >= self._limits.end:
-                where = place(snapshot) if loop == "handlers" else ""
                 self._dump(f"the {loop} loop has not ticked for {silent:.0f} s{where}: all stacks follow, then exit 1")
                 self._end(1)
                 return
+            if loop == "handlers":
+                self._tell(min(silent, now - self._since), where)
+
+    def _tell(self, silent: float, where: str) -> None:
+        """Say once what /livez is about to say: the kubelet ends the process before its own end comes, and the log of
+        the container before is all that is left to read."""
+        late = silent >= self._limits.handlers
+        if late and not self._told:
+            self._dump(f"the handlers loop has not ticked for {silent:.0f} s{where}: /livez fails; all stacks follow")
+        self._told = late
 
 
 def dump_stacks(why: str) -> None:

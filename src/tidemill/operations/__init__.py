@@ -3,13 +3,24 @@ line, the HTTP operations API)."""
 
 from tidemill.operations.dead_letters import Acted, Manner, Pace, Selection, drop, letters, replay
 from tidemill.operations.feeds import FeedState, Resumed, Step, feeds, pause_feed, plan_reset, reset, resume_feed
-from tidemill.operations.overview import Partition, Status, Timer, groups_without_members, is_served, status
+from tidemill.operations.overview import (
+    FeedWork,
+    GroupState,
+    Partition,
+    Status,
+    Timer,
+    groups_without_members,
+    is_served,
+    status,
+)
 from tidemill.operations.rename import Renamed, rename_feed
 from tidemill.operations.timers import TimerState, pause_timer, rename_timer, resume_timer, run_timer, timers
 
 __all__ = [
     "Acted",
     "FeedState",
+    "FeedWork",
+    "GroupState",
     "Manner",
     "Pace",
     "Partition",

@@ -6,12 +6,12 @@ from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from tidemill.app.worker import Cron, Declared, Every, OnChange
+from tidemill.app.worker import Cron, Declared, Every, OnChange, OnMessage, Worker
 from tidemill.core import lease, member, park, timer
 from tidemill.engine.controls import PAUSE
 from tidemill.engine.places import Places
 from tidemill.errors import TidemillError, Unavailable
-from tidemill.model import Depth, Lag, Record
+from tidemill.model import Depth, Lag, Record, StreamSpec
 from tidemill.operations.records import RENAMED, scan, sources
 from tidemill.ports import Store
 
@@ -48,6 +48,49 @@ class Timer:
 
 
 @dataclass(frozen=True, slots=True)
+class FeedWork:
+    """A feed worker over all its partitions: how many there are, how many a live replica holds, how many stand still
+    until somebody decides, and the lag as far as it is known (None: of no partition)."""
+
+    worker: str
+    partitions: int
+    held: int
+    halted: int
+    lag: Lag | None
+
+
+@dataclass(frozen=True, slots=True)
+class GroupState:
+    """One group: its live replicas, those of them that drain, the partitions that each holds (by its name), and what
+    waits in its feeds and queues."""
+
+    name: str
+    replicas: int
+    draining: int
+    holds: Mapping[str, int]
+    feeds: tuple[FeedWork, ...]
+    queues: Mapping[str, Depth]
+
+    @property
+    def lag(self) -> Lag | None:
+        """Of all feeds together: the changes, and the seconds of the one furthest behind."""
+        return _together([feed.lag for feed in self.feeds])
+
+    @property
+    def depth(self) -> Depth | None:
+        """Of all queues together, with the oldest message of any."""
+        found = list(self.queues.values())
+        if not found:
+            return None
+        return Depth(
+            sum(depth.ready for depth in found),
+            sum(depth.delayed for depth in found),
+            sum(depth.claimed for depth in found),
+            max(depth.oldest for depth in found),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """The system at about one moment. `problems`: one line for each part that could not be read."""
 
@@ -60,6 +103,7 @@ class Status:
     paused: tuple[str, ...] = ()
     dead_letters: Mapping[str, int] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+    work: tuple[GroupState, ...] = ()
 
 
 async def status(places: Places, declared: Declared) -> Status:
@@ -87,17 +131,63 @@ async def status(places: Places, declared: Declared) -> Status:
             queues[spec.name] = depth
     timers = [worker.name for worker in declared.workers if isinstance(worker.trigger, Every | Cron)]
     counted = await attempt("dead letters", sources(places), [])
+    members = await attempt("members", _members(places), [])
+    groups = tuple(sorted({worker.group for worker in declared.workers}))  # the web API alone has no member's record
     return Status(
         declared.name,
-        declared.groups(),
-        members=tuple(await attempt("members", _members(places), [])),
+        groups,
+        members=tuple(members),
         partitions=tuple(partitions),
         queues=queues,
         timers=tuple(await attempt("timers", timers_of(store, timers), [])),
         paused=tuple(await attempt("controls", _paused(store), [])),
         dead_letters={source: count for source, count, _ in counted},
         problems=tuple(problems),
+        work=tuple(_group(name, declared, members, partitions, queues) for name in groups),
     )
+
+
+def _group(
+    name: str,
+    declared: Declared,
+    members: Sequence[member.Member],
+    partitions: Sequence[Partition],
+    queues: Mapping[str, Depth],
+) -> GroupState:
+    workers = [worker for worker in declared.workers if worker.group == name]
+    mine = [one for one in members if name in one.groups]
+    names = {one.id: one.name for one in members}
+    holds = dict.fromkeys((one.name for one in mine), 0)
+    feeds: list[FeedWork] = []
+    depths: dict[str, Depth] = {}
+    for worker in workers:
+        if isinstance(worker.trigger, OnChange):
+            parts = [one for one in partitions if one.worker == worker.name]
+            held = [names[one.owner] for one in parts if one.owner in names]
+            for holder in held:
+                holds[holder] = holds.get(holder, 0) + 1
+            halted = sum(one.state == "halted" for one in parts)
+            feeds.append(FeedWork(worker.name, len(parts), len(held), halted, _together([one.lag for one in parts])))
+        queue = _queue_of(worker)
+        if queue in queues:
+            depths[queue] = queues[queue]
+    return GroupState(name, len(mine), sum(one.draining for one in mine), holds, tuple(feeds), depths)
+
+
+def _queue_of(worker: Worker) -> str:
+    """The queue that a worker works; one with a key is worked as a feed. Empty: none."""
+    match worker.trigger:
+        case OnMessage(queue):
+            return queue.name
+        case OnChange(StreamSpec() as stream):
+            return stream.queue
+        case _:
+            return ""
+
+
+def _together(lags: Sequence[Lag | None]) -> Lag | None:
+    known = [lag for lag in lags if lag is not None]
+    return Lag(sum(lag.items for lag in known), max(lag.seconds for lag in known)) if known else None
 
 
 async def _members(places: Places) -> list[member.Member]:

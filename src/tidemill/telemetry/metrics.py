@@ -17,6 +17,7 @@ from typing import Literal, TypeAlias
 
 from tidemill.core.probes import Seen, Snapshot, silences
 from tidemill.model import Fact
+from tidemill.telemetry.process import Process
 
 Labels: TypeAlias = tuple[tuple[str, str], ...]
 
@@ -40,25 +41,29 @@ class Family:
 
 
 class _Histogram:
-    """Counts by bucket (the last is above all bounds) and the sum of seconds."""
+    """Counts by bucket (the last is above all bounds), the sum of seconds and the longest."""
 
-    __slots__ = ("counts", "sum")
+    __slots__ = ("counts", "longest", "sum")
 
     def __init__(self) -> None:
         self.counts = [0] * (len(BUCKETS) + 1)
         self.sum = 0.0
+        self.longest = 0.0
 
     def add(self, seconds: float) -> None:
         self.counts[bisect_left(BUCKETS, seconds)] += 1
         self.sum += seconds
+        if seconds > self.longest:
+            self.longest = seconds
 
 
 class Metrics:
     """An observer of facts. `started_at` is the process's start in seconds since the epoch."""
 
-    def __init__(self, *, version: str, started_at: float) -> None:
+    def __init__(self, *, version: str, started_at: float, process: Process | None = None) -> None:
         self._version = version
         self._started_at = started_at
+        self._told = process or Process()
         self._counters: dict[tuple[str, Labels], float] = {}
         self._gauges: dict[tuple[str, Labels], float] = {}
         self._seconds: dict[str, _Histogram] = {}
@@ -85,7 +90,13 @@ class Metrics:
 
     def render(self, snapshot: Snapshot, now: float) -> str:
         """Everything in the text format, version 0.0.4."""
-        return text([*self._families(), *_process(snapshot, now, self._started_at, self._version)])
+        return text(
+            [
+                *self._families(),
+                *_told(snapshot, self._told),
+                *_process(snapshot, now, self._started_at, self._version),
+            ]
+        )
 
     def _count(self, name: str, labels: Labels, count: float) -> None:
         self._counters[name, labels] = self._counters.get((name, labels), 0) + count
@@ -115,8 +126,11 @@ class Metrics:
             yield Family(name, "counter", help_, _samples(name, counters))
         for name, help_ in _GAUGES.items():
             yield Family(name, "gauge", help_, _samples(name, gauges))
-        timed = [sample for worker, h in list(self._seconds.items()) for sample in _buckets(worker, h)]
+        seconds = list(self._seconds.items())
+        timed = [sample for worker, h in seconds for sample in _buckets(worker, h)]
         yield Family("tidemill_handler_seconds", "histogram", "Seconds a call of a handler took.", timed)
+        longest = [("", (("worker", worker),), h.longest) for worker, h in seconds]
+        yield Family("tidemill_handler_longest_seconds", "gauge", "Seconds the longest call so far took.", longest)
 
 
 _COUNTERS: Mapping[str, str] = {
@@ -147,6 +161,27 @@ def _buckets(worker: str, histogram: _Histogram) -> Iterator[tuple[str, Labels, 
         yield "_bucket", (label, ("le", _number(bound))), below
     yield "_sum", (label,), total
     yield "_count", (label,), below
+
+
+def _told(snapshot: Snapshot, told: Process) -> Iterator[Family]:
+    """What the numbers of probes and of the stop follow from (`tidemill probes`)."""
+    groups = [("", (("group", group),), 1.0) for group in told.groups]
+    yield Family("tidemill_group", "gauge", "The groups that this replica works.", groups)
+    limits = [
+        ("", (("worker", one.worker), ("group", one.group)), math.inf if one.seconds is None else one.seconds)
+        for one in told.limits
+    ]
+    yield Family("tidemill_time_limit_seconds", "gauge", "Seconds a call of a handler may take.", limits)
+    if told.grace is not None:
+        yield _one("tidemill_grace_seconds", "Seconds that running calls get at a stop.", told.grace)
+    if told.born is not None and snapshot.ready is not None:
+        yield _one("tidemill_ready_seconds", "Seconds from the process's start to ready.", snapshot.ready - told.born)
+    silences = [
+        ("", (("loop", loop), ("worker", one.worker), ("where", one.where)), one.seconds)
+        for loop, one in sorted(snapshot.longest.items())
+    ]
+    help_ = "The longest time since ready that a loop did not tick, and what it was in."
+    yield Family("tidemill_loop_longest_silent_seconds", "gauge", help_, silences)
 
 
 def _process(snapshot: Snapshot, now: float, started_at: float, version: str) -> Iterator[Family]:

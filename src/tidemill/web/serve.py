@@ -14,6 +14,11 @@ from typing import Any
 from tidemill.errors import ConfigurationError
 from tidemill.web.health_page import Pages, publishing
 
+KEEP_ALIVE = 75
+"""Seconds for which an idle connection stays open: longer than load balancers and ingresses keep theirs (60 s mostly),
+because whoever closes first must be the one who sends; else a request now and then meets a connection that just ended.
+"""
+
 
 class Web:
     """One server. `serve()` runs until `stop()`; `hurry()` cuts off what is still in flight. `pages` is what
@@ -25,7 +30,11 @@ class Web:
         except ImportError:
             raise ConfigurationError("App(api=…) needs uvicorn: install tidemill[api]") from None
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-        config = uvicorn.Config(load(api), log_config=None, access_log=False, lifespan="auto", ws="none")
+        self._leaving = Leaving(load(api))
+        config = uvicorn.Config(
+            self._leaving, log_config=None, access_log=False, lifespan="auto", ws="none", interface="asgi3",
+            timeout_keep_alive=KEEP_ALIVE,
+        )  # fmt: skip
         self._server = uvicorn.Server(config)
         self._listener = listener
         self._pages = pages
@@ -46,6 +55,10 @@ class Web:
         finally:
             self.ended = True
 
+    def leave(self) -> None:
+        """Answer all as before, and have clients go elsewhere with their next request. From any thread."""
+        self._leaving.now = True
+
     def stop(self) -> None:
         """Accept nothing more. From any thread."""
         self._server.should_exit = True
@@ -53,6 +66,28 @@ class Web:
     def hurry(self) -> None:
         """Wait for nobody any more. From any thread."""
         self._server.force_exit = True
+
+
+class Leaving:
+    """An ASGI app around another. Once it is time to go, each answer ends its connection: who has a connection open
+    stays with this process otherwise, until it closes it under the next request."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self.now: bool = False
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if not self.now or scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def last(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                headers = [pair for pair in message.get("headers", ()) if pair[0].lower() != b"connection"]
+                message = {**message, "headers": [*headers, (b"connection", b"close")]}
+            await send(message)
+
+        await self._app(scope, receive, last)
 
 
 def load(api: Any) -> Any:
