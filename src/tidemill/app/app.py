@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -81,6 +82,12 @@ class App(Router):
             plain, start=start, name=chosen, group=group or "feeds", concurrency=concurrency or usual, retry=retry,
             time_limit=limit, on_poison=on_poison, rate=rate, **options,
         )(handler)  # fmt: skip
+
+    def copy(self) -> App:
+        """The same declarations, to be added to without changing this app."""
+        made = copy(self)
+        made._workers = dict(self._workers)
+        return made
 
     def client(self, *, adapters: Any = None, **options: Any) -> AnyClient:
         """Open the handles in a script, a notebook or another framework's view: `async with app.client():`, or
