@@ -26,9 +26,11 @@ _EXPORTS = {
     "Router": "tidemill.app.router",
     "Snooze": "tidemill.errors",
     "Table": "tidemill.app.handles",
+    "command": "tidemill.app.command",
     "errors": "tidemill.errors",
     "run": "tidemill.run",
     "wait": "tidemill.app.client",
+    "webhook": "tidemill.app.webhook",
 }
 
 __all__ = list(_EXPORTS)

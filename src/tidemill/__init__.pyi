@@ -1,6 +1,7 @@
 from tidemill import errors as errors
 from tidemill.app.app import App as App
 from tidemill.app.client import wait as wait
+from tidemill.app.command import command as command
 from tidemill.app.context import Context as Context
 from tidemill.app.depends import Depends as Depends
 from tidemill.app.handles import Collection as Collection
@@ -11,6 +12,7 @@ from tidemill.app.router import Router as Router
 from tidemill.app.values import Change as Change
 from tidemill.app.values import Deletion as Deletion
 from tidemill.app.values import Document as Document
+from tidemill.app.webhook import webhook as webhook
 from tidemill.core.backoff import Backoff as Backoff
 from tidemill.core.health import Health as Health
 from tidemill.errors import Reject as Reject

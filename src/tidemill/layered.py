@@ -19,6 +19,8 @@ DOTENV = ".env"
 SECRETS = "TIDEMILL_SECRETS_DIR"
 DEPLOY = "deploy"
 """The table of the file that is for those who deploy; a replica reads past it."""
+FORWARD = "forward"
+"""The tables of the file that declare workers; they are no settings."""
 
 Path_: TypeAlias = tuple[str, ...]
 
@@ -87,6 +89,7 @@ def _file(path: Path, problems: list[str]) -> Layer:
         problems.append(f"{path.name} cannot be read: {error}")
         tree = {}
     tree.pop(DEPLOY, None)
+    tree.pop(FORWARD, None)
     return Layer.of(tree, f"{{}} in {path.name}")
 
 

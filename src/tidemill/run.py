@@ -17,6 +17,7 @@ from typing import Any
 from tidemill import settings as settings_module
 from tidemill.app.app import App
 from tidemill.errors import ConfigurationError
+from tidemill.forwards import extended
 from tidemill.locate import Adapters
 from tidemill.replica import Replica
 from tidemill.settings import Settings
@@ -36,8 +37,9 @@ def run(app: App, *, adapters: Adapters | None = None, **options: Any) -> int:
     signals = Signals()
     signals.install()
     try:
-        loaded = settings_module.load(os.environ, folder=Path.cwd(), options=options)
-        return run_app(app, loaded, signals, adapters)
+        folder = Path.cwd()
+        loaded = settings_module.load(os.environ, folder=folder, options=options)
+        return run_app(extended(app, folder), loaded, signals, adapters)
     except ConfigurationError as error:
         print(f"tidemill: {error}", file=sys.stderr)
         return 2

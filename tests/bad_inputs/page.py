@@ -35,6 +35,7 @@ PLACES = {
 def text() -> str:
     families = {
         "Settings": table.SETTINGS,
+        "Forwarding": table.FORWARD,
         "Commands and targets": table.COMMANDS,
         "Declarations": table.DECLARATIONS,
         "Messages and other verbs": table.MESSAGES,

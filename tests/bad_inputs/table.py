@@ -102,6 +102,41 @@ SETTINGS = (
     Row("an .env that is no text", "run", ".env cannot be read: 'utf-8'", before=databases.no_text),
 )  # fmt: skip
 
+FORWARDED = {"name": "a", "from": "orders", "queue": "invoices"}
+
+
+def forward(**said: str) -> Mapping[str, str]:
+    """A tidemill.toml with one table, in which this is said otherwise ("" leaves it away)."""
+    keys = {name: value for name, value in {**FORWARDED, **said}.items() if value}
+    return {"tidemill.toml": "[[forward]]\n" + "".join(f"{name} = {value!r}\n" for name, value in keys.items())}
+
+
+FORWARD = (
+    Row("a forward from nowhere", RUN, "tidemill.toml, forward 1: from = 'order': the app has no such collection,",
+        files=forward(**{"from": "order"})),
+    Row("a forward to no queue of the app", RUN, "tidemill.toml, forward 1: queue = 'invoice': the app has no such",
+        files=forward(queue="invoice")),
+    Row("a forward to nothing", RUN, "tidemill.toml, forward 1: write one of webhook, command and queue, not none",
+        files=forward(queue="")),
+    Row("a forward to two", RUN, "tidemill.toml, forward 1: write one of webhook, command and queue, not webhook and",
+        files=forward(webhook="https://partner.example.com/")),
+    Row("a key of a forward that is none", RUN, "tidemill.toml, forward 1: form: there is no such key; did you mean",
+        files=forward(form="orders")),
+    Row("a forward without a name", RUN, "tidemill.toml, forward 1: name is missing", files=forward(name="")),
+    Row("a forward under a name that is taken", RUN, "tidemill.toml, forward 1: worker 'bill' is declared twice",
+        files=forward(name="bill")),
+    Row("a webhook whose variable is not set", RUN, "webhook: its URL names ${{HOOK_URL}}, which is not set here; set",
+        files=forward(queue="", webhook="${HOOK_URL}")),
+    Row("a webhook that is no URL", RUN, "webhook ftp://host/: write https://host/path",
+        files=forward(queue="", webhook="ftp://host/")),
+    Row("a secret that is none", RUN, "webhook https://host/: its secret is no base64; write whsec_ and 24 to 64",
+        files=forward(queue="", webhook="https://host/", secret="whsec_!")),
+    Row("a forward to a webhook without a name in Python", RUN, "app.py:5: forward of 'orders': say name=;",
+        files=app("o = app.collection('orders', dict, id='id')", "app.forward(o, to=webhook('https://host/'))")),
+    Row("a command that is a text", RUN, """app.py:5: command('ls -l'): write a list of words, as ["resize",""",
+        files=app("o = app.collection('orders', dict, id='id')", "app.forward(o, to=command('ls -l'), name='a')")),
+)  # fmt: skip
+
 COMMANDS = (
     Row("a command that is none", "rnu", "No such command 'rnu'. Did you mean 'run'? (see tidemill --help)"),
     Row("an option that is none", "run --databse x", "No such option: --databse (Possible options: --database)"),
@@ -262,4 +297,4 @@ IMAGES = (
         files={**PROJECT, "Dockerfile": "FROM x"}),
 )  # fmt: skip
 
-ROWS = (*SETTINGS, *COMMANDS, *DECLARATIONS, *MESSAGES, *DATABASES, *IMAGES)
+ROWS = (*SETTINGS, *FORWARD, *COMMANDS, *DECLARATIONS, *MESSAGES, *DATABASES, *IMAGES)

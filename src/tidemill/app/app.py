@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from importlib import import_module
 from typing import Any, Protocol
 
+from tidemill.app.command import Command
+from tidemill.app.forward import as_it_stands, forwarding, limit_of, name_of
+from tidemill.app.handles import Collection, Queue, Table
 from tidemill.app.options import lifespan_of, named
 from tidemill.app.router import Router
-from tidemill.app.worker import Declared, OnChange, OnMessage, Worker
+from tidemill.app.webhook import Webhook
+from tidemill.app.worker import Declared, OnChange, OnMessage, OnPoison, Worker
+from tidemill.core.backoff import Backoff
 from tidemill.errors import ConfigurationError
-from tidemill.model import StreamSpec
+from tidemill.model import Start, StreamSpec
+
+_USUAL = Backoff()
 
 
 class AnyClient(Protocol):
@@ -37,6 +45,49 @@ class App(Router):
         self.name: str = named("app", name)
         self._api = api
         self._lifespan = lifespan_of(name, lifespan)
+
+    def forward(
+        self,
+        source: Collection[Any] | Table[Any] | Queue[Any],
+        *,
+        to: Queue[Any] | Webhook | Command,
+        name: str | None = None,
+        group: str | None = None,
+        concurrency: int | None = None,
+        retry: Backoff = _USUAL,
+        start: Start = "beginning",
+        on_poison: OnPoison = "park",
+        batch: int | None = None,
+        rate: float | None = None,
+    ) -> None:
+        """Pass each change of a collection or table, or each message of a queue, on to another queue, to a `webhook`
+        or to a `command`: an ordinary worker, whose handler is ours.
+
+        Webhooks and commands get CloudEvents, in lists with `batch`; queues get the value, under the change's id.
+        `name` may be left out for a queue only. The other options are those of `on_change` and `on_message`.
+        """
+        chosen = name_of(source, to, name)
+        handler = forwarding(self.name, chosen, source, to, batch=batch is not None)
+        usual = 10 if isinstance(source, Queue) else 1
+        limit = limit_of(to)
+        if isinstance(source, Queue):
+            self.on_message(
+                Queue(source.spec, Any), name=chosen, group=group or "queues", concurrency=concurrency or usual,
+                retry=retry, time_limit=limit, rate=rate,
+            )(handler)  # fmt: skip
+            return
+        plain = source if isinstance(to, Queue) else as_it_stands(source)
+        options: dict[str, Any] = {"batch": batch} if batch is not None else {}
+        self.on_change(
+            plain, start=start, name=chosen, group=group or "feeds", concurrency=concurrency or usual, retry=retry,
+            time_limit=limit, on_poison=on_poison, rate=rate, **options,
+        )(handler)  # fmt: skip
+
+    def copy(self) -> App:
+        """The same declarations, to be added to without changing this app."""
+        made = copy(self)
+        made._workers = dict(self._workers)
+        return made
 
     def client(self, *, adapters: Any = None, **options: Any) -> AnyClient:
         """Open the handles in a script, a notebook or another framework's view: `async with app.client():`, or

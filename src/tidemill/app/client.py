@@ -39,6 +39,10 @@ class Client(Protocol):
 
     async def query(self, collection: str, query: Query) -> Rows: ...
 
+    async def pause(self, worker: str) -> None:
+        """Wish that no replica starts anything more of this worker, until somebody resumes it. Durable."""
+        ...
+
 
 @dataclass(slots=True)
 class Running:

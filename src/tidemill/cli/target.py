@@ -13,19 +13,21 @@ from types import ModuleType
 
 from tidemill.app.app import App
 from tidemill.errors import ConfigurationError
+from tidemill.forwards import extended
 
 USUAL = ("app", "main")
 
 
 def find(target: str | None, folder: Path) -> App:
-    """The app of `module:app`, `module`, or of app.py or main.py in `folder`, which is put on the import path.
+    """The app of `module:app`, `module`, or of app.py or main.py in `folder`, which is put on the import path; with
+    what tidemill.toml there forwards.
 
     Raises `ConfigurationError` for what is not there, and for what fails by itself.
     """
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
     module, attribute = parts(target or usual(folder))
-    return _app(_load(module, folder), module, attribute)
+    return extended(_app(_load(module, folder), module, attribute), folder)
 
 
 def parts(target: str) -> tuple[str, str]:

@@ -15,12 +15,26 @@ from tidemill.engine.partition import PartitionWork
 from tidemill.engine.queues import QueueWorker
 from tidemill.engine.tasks import Tasks
 from tidemill.errors import TidemillError
-from tidemill.model import Record, Swap
+from tidemill.model import Record, Stale, Swap
 from tidemill.ports import Store
 
 PAUSE = "control/worker/"
 FEED = "control/feed/"
 PAGE = 1_000
+
+
+FORMAT = 1
+
+
+async def pause(store: Store, worker: str) -> None:
+    """Wish that this worker starts nothing more, over whatever stands there."""
+    key = PAUSE + worker
+    [found] = await store.get([key])
+    while found is None or found.value.get("wish") != "pause":
+        [reply] = await store.swap([Swap(key, found.version if found else None, {"format": FORMAT, "wish": "pause"})])
+        if not isinstance(reply, Stale):
+            return
+        found = reply.current
 
 
 class Controls:

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeAlias
 
 from tidemill.engine.admission import Admission
+from tidemill.engine.controls import pause
 from tidemill.engine.places import Places
 from tidemill.errors import BadOption, TidemillError, Unavailable
 from tidemill.model import Commit, Message, Query, Rows, Statement, Stored, Write, Written
@@ -81,6 +82,9 @@ class Outlet:
         [rows] = await self._ask(("query", collection), [query])
         assert isinstance(rows, Rows)
         return rows
+
+    async def pause(self, worker: str) -> None:
+        await self._ask(("pause", worker), [None])
 
     @property
     def idle(self) -> bool:
@@ -182,8 +186,17 @@ class Outlet:
                 return self._places.documents(place).get
             case "write":
                 return self._places.documents(place).write
+            case "pause":
+                return self._pause(place)
             case _:
                 return self._queries(place)
+
+    def _pause(self, worker: str) -> Callable[[Sequence[None]], Awaitable[Sequence[None]]]:
+        async def paused(asked: Sequence[None]) -> Sequence[None]:
+            await pause(self._places.shared_store(), worker)
+            return asked
+
+        return paused
 
     def _queries(self, place: str) -> Callable[[Sequence[Query]], Awaitable[Sequence[Rows]]]:
         documents = self._places.documents(place)
