@@ -90,7 +90,9 @@ class Tail:
     something that it has started holds the pipe."""
 
     def __init__(self) -> None:
-        self._read, self.write = os.pipe()
+        read, write = os.pipe()
+        self._read = read
+        self.write: int = write
         os.set_blocking(self._read, False)
         self._loop = asyncio.get_running_loop()
         self._kept = b""
