@@ -127,6 +127,18 @@ def test_what_is_brought_back_may_not_come_up_either(play: Play, capsys: pytest.
     assert "what was brought back does not either" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("words", "back"), [((), [["shop", "1"]]), (("--no-rollback",), [])])
+def test_an_upgrade_that_fails_in_the_middle_is_taken_back(
+    play: Play, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], back: list[list[str]]
+) -> None:
+    cluster = play("well", "broken", "well", history=1)
+    assert run("deploy", "--image", IMAGE, *words) == 1
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("tidemill: helm upgrade ended with 1: Error: UPGRADE FAILED: conflict")
+    assert told.endswith("; what it had changed is as in revision 1 again") == bool(back)
+    assert [call[1:3] for call in cluster.calls("helm") if call[0] == "rollback"] == back
+
+
 def test_time_is_over(play: Play, capsys: pytest.CaptureFixture[str]) -> None:
     play("unready")
     assert run("deploy", "--image", IMAGE, "--timeout", "200ms") == 1

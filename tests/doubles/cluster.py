@@ -1,7 +1,7 @@
 """A double of a cluster: `helm` and `kubectl` as programs on PATH that play one release from a file.
 
-Each revision has a fate: `well`, `refused` (exit code 2 again and again), `unready`. The real cluster is under
-tests/cluster; here is what a laptop without one can try.
+Each revision has a fate: `well`, `refused` (exit code 2 again and again), `unready`, `broken` (the upgrade fails). The
+real cluster is under tests/cluster; here is what a laptop without one can try.
 """
 
 from __future__ import annotations
@@ -82,6 +82,9 @@ def helm(words: Sequence[str]) -> int:
             state["values"] = [Path(path).read_text("utf-8") for path in values]
             state["history"].append(len(state["history"]) + 1)
             double.write({**state, "looks": 0})
+            if state["fates"][len(state["history"]) - 1] == "broken":
+                sys.stderr.write("Error: UPGRADE FAILED: conflict\n")
+                return 1
             print(json.dumps({"version": len(state["history"])}))
         case "rollback":
             state["history"].append(len(state["history"]) + 1)

@@ -114,7 +114,7 @@ def _built(wanted: Wanted, folder: Path) -> str:
 
 
 def _released(order: Order, before: int, image: str, *, keep: bool) -> Report:
-    revision = install(order)
+    revision = install(order, 0 if keep else before)
     _say(f"release {order.release} in namespace {order.cluster.namespace}: revision {revision}, {image}")
     report = Report(order.release, order.cluster.namespace, image, _watched(order, revision))
     if report.outcome.well or keep or not before:

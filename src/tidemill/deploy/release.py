@@ -51,6 +51,14 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
+class Past:
+    """A revision, and Helm's word for what became of it."""
+
+    revision: int
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
 class Shown:
     """A trouble with what else there is to see of it."""
 
@@ -77,32 +85,35 @@ def manifests(order: Order) -> str:
 
 def current(order: Order) -> int:
     """The revision that is in place; 0: none. Raises `CommandFailed` where another change of it has not ended."""
-    said = _helm(order.cluster, "history", order.release, "-o", "json", allow="not found")
-    if said.code != 0:
-        return 0
-    past: list[dict[str, Any]] = json.loads(said.out)
-    if past[-1]["status"].startswith("pending"):
+    past = _history(order)
+    if past and past[-1].status.startswith("pending"):
         away = "tidemill rollback" if len(past) > 1 else f"helm uninstall {order.release}"
         raise CommandFailed(
-            f"release {order.release}: revision {past[-1]['revision']} is {past[-1]['status']}: another deploy runs, or"
+            f"release {order.release}: revision {past[-1].revision} is {past[-1].status}: another deploy runs, or"
             f" was ended in the middle; if none runs, `{away}`, and deploy again"
         )
-    return next((int(one["revision"]) for one in reversed(past) if one["status"] == "deployed"), 0)
+    return next((one.revision for one in reversed(past) if one.status == "deployed"), 0)
 
 
-def install(order: Order) -> int:
-    """Install or upgrade; the new revision. Raises `CommandFailed`."""
+def install(order: Order, back_to: int = 0) -> int:
+    """Install or upgrade; the new revision. Raises `CommandFailed`; what a failed one had changed by then is taken back
+    to the revision `back_to` (0: is left)."""
     words = ("upgrade", "--install", order.release, str(order.chart), "--history-max", str(HISTORY), "-o", "json")
     space = ("--create-namespace",) if order.create_namespace else ()
-    said = _helm(order.cluster, *words, *space, *_ours(order.cluster), *_values(order))
+    try:
+        said = _helm(order.cluster, *words, *space, *_ours(order.cluster), *_values(order))
+    except CommandFailed as error:
+        if not back_to or _history(order)[-1].revision == back_to:
+            raise  # it was refused before anything was changed
+        roll_back(order, back_to)
+        raise CommandFailed(f"{error}; what it had changed is as in revision {back_to} again") from None
     return int(json.loads(said.out)["version"])
 
 
 def roll_back(order: Order, revision: int) -> int:
     """Bring back a revision (0: the one before the last); the new revision. Raises `ConfigurationError` where there is
     none to go back to."""
-    said = _helm(order.cluster, "history", order.release, "-o", "json", allow="not found")
-    past = [int(one["revision"]) for one in json.loads(said.out)] if said.code == 0 else []
+    past = [one.revision for one in _history(order)]
     if not past:
         raise ConfigurationError(f"release {order.release} is not in this cluster and namespace")
     if revision and revision not in past:
@@ -184,6 +195,13 @@ def _shown(cluster: Cluster, trouble: Trouble) -> Shown:
         case _:
             lines = []
     return Shown(trouble, tuple(map(scrub, lines)))
+
+
+def _history(order: Order) -> list[Past]:
+    """The revisions that Helm knows, the newest last; none for a release that is not there."""
+    said = _helm(order.cluster, "history", order.release, "-o", "json", allow="not found")
+    found: list[dict[str, Any]] = json.loads(said.out) if said.code == 0 else []
+    return [Past(int(one["revision"]), one["status"]) for one in found]
 
 
 def _ours(cluster: Cluster) -> Sequence[str]:
