@@ -131,7 +131,8 @@ class Queue(Protocol):
     async def send(self, messages: Sequence[Message]) -> Sequence[str]:
         """Durable when it returns. The ids; for a duplicate (`dedup`) the id of the first, which is a success.
 
-        A message whose *id* is in the queue already is a duplicate too, so an unknown send may be repeated.
+        A message whose *id* is in the queue already is a duplicate too, so an unknown send may be repeated. Feature
+        `unique`; where it is missing, a send that is repeated may bring a message twice.
         """
         ...
 
@@ -249,11 +250,12 @@ class Presence(Protocol):
 class Database(Protocol):
     """One backend, opened by its URL: what it offers, and the commit that spans its parts.
 
-    `features` names what it can do, from: `store feed queue documents dead_letters commit presence` and `delay
-    dedup priority order key_order peek purge deletes before`; `limits` what it takes. `order` is oldest first;
-    `key_order`: of a queue's messages with one key one at a time, each after the ones sent before it. Asking
-    for a part that is not in `features` raises `ConfigurationError`. Parts are handles on the same connection; asking
-    twice is cheap.
+    `features` names what it can do, from: `store feed queue documents dead_letters commit presence` and `delay dedup
+    unique priority order key_order peek purge deletes before versions trim`; `limits` what it takes. `order` is
+    oldest first; `versions`: each version of a document is a change, not only what it is when it is read; `trim`: the
+    log is ours to trim. `key_order`: of a queue's messages with one key one at a time, each after the ones sent
+    before it. Asking for a part that is not in `features` raises `ConfigurationError`. Parts are handles on the same
+    connection; asking twice is cheap.
     """
 
     @property

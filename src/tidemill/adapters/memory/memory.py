@@ -15,7 +15,7 @@ from tidemill.model import CollectionSpec, Commit, CommitResult, Limits, QueueSp
 from tidemill.ports import Clock
 
 PARTS = ("store", "feed", "queue", "documents", "dead_letters", "commit", "presence")
-ABILITIES = ("delay", "dedup", "priority", "order", "peek", "purge", "deletes", "before")
+ABILITIES = ("delay", "dedup", "unique", "priority", "order", "peek", "purge", "deletes", "before", "versions", "trim")
 
 
 class Memory:

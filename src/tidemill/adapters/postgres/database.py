@@ -33,7 +33,20 @@ from tidemill.model import (
 from tidemill.ports import Clock
 
 PARTS = ("store", "feed", "queue", "documents", "dead_letters", "commit")
-ABILITIES = ("delay", "dedup", "priority", "order", "key_order", "peek", "purge", "deletes", "before")
+ABILITIES = (
+    "delay",
+    "dedup",
+    "unique",
+    "priority",
+    "order",
+    "key_order",
+    "peek",
+    "purge",
+    "deletes",
+    "before",
+    "versions",
+    "trim",
+)
 
 
 class Postgres:

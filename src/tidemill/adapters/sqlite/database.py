@@ -37,7 +37,7 @@ from tidemill.model import (
 from tidemill.ports import Clock
 
 PARTS = ("store", "feed", "queue", "documents", "dead_letters", "commit", "presence")
-ABILITIES = ("delay", "dedup", "priority", "order", "peek", "purge", "deletes", "before")
+ABILITIES = ("delay", "dedup", "unique", "priority", "order", "peek", "purge", "deletes", "before", "versions", "trim")
 
 
 class SQLite:

@@ -11,7 +11,9 @@ from tidemill.testing.conformance.bench import COLLECTION, QUEUE, need
 from tidemill.testing.conformance.suite import Suite, message, put, read_on, start_all, take
 
 PARTS = frozenset(["store", "feed", "queue", "documents", "dead_letters", "commit", "presence"])
-ABILITIES = frozenset(["delay", "dedup", "priority", "order", "key_order", "peek", "purge", "deletes", "before"])
+OF_QUEUES = frozenset(["delay", "dedup", "unique", "priority", "order", "key_order", "peek", "purge"])
+OF_FEEDS = frozenset(["deletes", "before", "versions", "trim"])
+ABILITIES = OF_QUEUES | OF_FEEDS
 
 
 class DatabaseConformance(Suite):
@@ -77,8 +79,8 @@ class DatabaseConformance(Suite):
         assert a is not None
         feed = database.feed(more)
         assert await read_on(feed, cursors := await start_all(feed, "beginning")) == []
-        await database.documents(more).write([Put("more", "a", "k", b"{}"), Put("more", "a", "k", b"{}")])
-        assert [(c.document, c.before) for c in await read_on(feed, cursors)] == [("a", None), ("a", None)]
+        await database.documents(more).write([Put("more", "a", "k", b"{}"), Put("more", "b", "k", b"{}")])
+        assert [(c.document, c.before) for c in await read_on(feed, cursors)] == [("a", None), ("b", None)]
 
     async def test_a_body_over_the_limit_is_refused(self, database: Database) -> None:
         need(database, "queue")

@@ -171,7 +171,8 @@ class QueueConformance(ClaimConformance, WaitingConformance):
 
     # --- duplicates -----------------------------------------------------------------------------------------
 
-    async def test_an_id_that_is_there_is_sent_once(self, queue: Queue) -> None:
+    async def test_an_id_that_is_there_is_sent_once(self, queue: Queue, database: Database) -> None:
+        need(database, "unique")
         assert list(await queue.send([message("a", body=b"1"), message("a", body=b"2")])) == ["a", "a"]
         assert list(await queue.send([message("a", body=b"3"), message("b")])) == ["a", "b"]
         taken = await take(queue)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tidemill.model import Expired, Lag, Page
-from tidemill.ports import Documents, Feed
+from tidemill.ports import Database, Documents, Feed
+from tidemill.testing.conformance.bench import need
 from tidemill.testing.conformance.suite import Advance, Suite, put, read_on, start_all
 
 LONG = 1e6
@@ -29,7 +30,10 @@ class TrimConformance(Suite):
         assert await trim_all(feed, {}, LONG) == 0
         assert len(await read_on(feed, cursors)) == 9
 
-    async def test_what_lies_before_the_cursors_goes(self, feed: Feed, documents: Documents) -> None:
+    async def test_what_lies_before_the_cursors_goes(
+        self, feed: Feed, documents: Documents, database: Database
+    ) -> None:
+        need(database, "trim")
         cursors = await start_all(feed, "beginning")
         await documents.write([put(f"old{n}", key=str(n), n=n) for n in range(9)])
         await read_on(feed, cursors)
@@ -40,7 +44,10 @@ class TrimConformance(Suite):
         kept = await read_on(feed, await start_all(feed, "beginning"))
         assert [change.id for change in kept] == [change.id for change in found]
 
-    async def test_a_partition_that_is_not_named_is_kept(self, feed: Feed, documents: Documents) -> None:
+    async def test_a_partition_that_is_not_named_is_kept(
+        self, feed: Feed, documents: Documents, database: Database
+    ) -> None:
+        need(database, "trim")
         cursors = await start_all(feed, "beginning")
         await documents.write([put(f"d{n}", key=str(n), n=n) for n in range(40)])
         changes = await read_on(feed, cursors)
@@ -51,8 +58,9 @@ class TrimConformance(Suite):
         assert [change.id for change in kept] == [change.id for change in changes if change.partition != name]
 
     async def test_what_is_older_than_retention_goes_and_its_readers_are_told(
-        self, feed: Feed, documents: Documents, advance: Advance, tick: float
+        self, feed: Feed, documents: Documents, database: Database, advance: Advance, tick: float
     ) -> None:
+        need(database, "trim")
         behind = await start_all(feed, "beginning")
         await documents.write([put("old1", key="one", n=1), put("old2", key="one", n=2)])
         await advance(10 * tick)
@@ -68,8 +76,9 @@ class TrimConformance(Suite):
         assert [change.document for change in rest.changes] == ["new"]
 
     async def test_who_has_read_everything_does_not_expire(
-        self, feed: Feed, documents: Documents, advance: Advance, tick: float
+        self, feed: Feed, documents: Documents, database: Database, advance: Advance, tick: float
     ) -> None:
+        need(database, "trim")
         cursors = await start_all(feed, "beginning")
         await documents.write([put(f"d{n}", key=str(n), n=n) for n in range(9)])
         await read_on(feed, cursors)
@@ -82,8 +91,9 @@ class TrimConformance(Suite):
         assert [change.document for change in await read_on(feed, now)] == ["new"]
 
     async def test_expired_in_one_partition_disturbs_no_other(
-        self, feed: Feed, documents: Documents, advance: Advance, tick: float
+        self, feed: Feed, documents: Documents, database: Database, advance: Advance, tick: float
     ) -> None:
+        need(database, "trim")
         cursors = await start_all(feed, "beginning")
         if len(cursors) < 2:
             pytest.skip("one partition only")
@@ -104,8 +114,9 @@ class TrimConformance(Suite):
             assert found == {f"new{c.document[3:]}" for c in old if c.partition != name}
 
     async def test_beginning_and_times_are_after_what_was_trimmed(
-        self, feed: Feed, documents: Documents, advance: Advance, tick: float
+        self, feed: Feed, documents: Documents, database: Database, advance: Advance, tick: float
     ) -> None:
+        need(database, "trim")
         await documents.write([put("old", n=1)])
         (old,) = await read_on(feed, await start_all(feed, "beginning"))
         await advance(10 * tick)
