@@ -113,8 +113,12 @@ class LeaseView:
         self.free_since = {p: since.get(p, now) for p in self.names() if self.owner(p, is_buried) is None}
 
     def names(self) -> Sequence[str]:
-        """All partitions: those that are listed, and those that have a lease."""
-        return sorted({*self.listed, *self.leases})
+        """All partitions: those that have a lease, and those that are listed and may get one.
+
+        While one that is no longer listed has a lease, the others come from it: ranges that were merged are read on
+        under their old bounds, and what lists them now never gets a lease of its own.
+        """
+        return sorted({*self.leases, *(self.listed if self._complete() else ())})
 
     def owner(self, partition: str, is_buried: Callable[[str], bool]) -> str | None:
         """Who has it; None when it is free, never worked, or its owner is buried."""
@@ -138,8 +142,12 @@ class LeaseView:
         """
         known = self.leases.get(partition)
         if known is None:
-            return partition in self.listed and self.leases.keys() <= set(self.listed)
+            return partition in self.listed and self._complete()
         return not any(parent in self.leases for parent in known[1].parents)
+
+    def _complete(self) -> bool:
+        """Every lease is that of a partition that is listed."""
+        return self.leases.keys() <= set(self.listed)
 
     def due(self, now: float, last: bool) -> Sequence[Hold]:
         """The holds whose checkpoint is due, all of them for the last time."""

@@ -61,7 +61,8 @@ class Places:
         for database in self.databases:
             sources = [spec for spec, home in self.sources.values() if home is database]
             queues = [spec for spec, home in self.queues.values() if home is database]
-            await database.open(sources, [*queues, OUTBOX])
+            outbox = [OUTBOX] if "commit" in database.features else []
+            await database.open(sources, [*queues, *outbox])
 
     async def close(self) -> None:
         """Disconnect from all; one that fails does not keep the others open."""
