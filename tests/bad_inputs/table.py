@@ -218,7 +218,51 @@ DECLARATIONS = (
 
 DATABASES = (
     Row("a scheme that nobody serves", "run --database mysql://h/d", "mysql://h/d: no adapter for mysql:"),
-    Row("a scheme of a later release", "run --database cosmos://h/d", "cosmos://h/d: no adapter for cosmos:"),
+    Row(
+        "a scheme of a later release",
+        "run --database azure-service-bus://h",
+        "azure-service-bus://h: no adapter for azure",
+    ),
+    Row(
+        "Cosmos DB without a database",
+        "run --database cosmos://shop",
+        "cosmos://shop: which database? write cosmos://account/d",
+    ),
+    Row(
+        "an option of Cosmos DB that is misspelt",
+        "run --database cosmos://shop/d?pol=3",
+        "cosmos://shop/d: there is no option 'pol' (did you mean poll?)",
+    ),
+    Row(
+        "a pause of polling that is none",
+        "run --database cosmos://shop/d?poll=0",
+        "cosmos://shop/d: poll='0': write a whole number from 1 to 300",
+    ),
+    Row(
+        "a mode of the feed that is none",
+        "run --database cosmos://shop/d?mode=full",
+        "cosmos://shop/d: mode='full': write latest or all",
+    ),
+    Row(
+        "a key of Cosmos DB that was cut",
+        "run --database cosmos://:a2V5Lw%3D@shop/d",
+        "cosmos://shop/d: the key is no base64 (in a URL write / as %2F",
+    ),
+    Row(
+        "no TLS to an account",
+        "run --database cosmos://shop/d?tls=no",
+        "cosmos://shop/d: tls=no is for a stand-in on this machine; leave it out",
+    ),
+    Row(
+        "no connection string",
+        "run --database cosmos:///d?connection=SHOP_DB",
+        "cosmos: (SHOP_DB): the variable SHOP_DB is not set; set it",
+    ),
+    Row(
+        "a user where the key should be",
+        "run --database cosmos://me@shop/d",
+        "cosmos://shop/d: before the @ stands a key, after a colon (:KEY@)",
+    ),
     Row("a schema that nobody administers", f"schema apply {FILE}", "the database is SQLite, which makes what"),
     Row("a URL without a file", "run --database sqlite://", "sqlite://: write sqlite:///relative.db or"),
     Row("a folder that is not there", "run --database sqlite:///no/x.db",

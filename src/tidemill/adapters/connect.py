@@ -57,12 +57,19 @@ def _postgres(url: str, clock: Clock) -> Database:
     return Postgres.from_url(url, clock)
 
 
+def _cosmos(url: str, clock: Clock) -> Database:
+    from tidemill.adapters.cosmos import Cosmos
+
+    return Cosmos.from_url(url, clock)
+
+
 _OURS: Mapping[str, Factory] = {
+    "cosmos": _cosmos,
     "memory": _memory,
     "postgres": _postgres,
     "postgresql": _postgres,
     "sqlite": _sqlite,
 }
 
-_EXTRAS: Mapping[str, str] = {"postgresql": "postgres"}
+_EXTRAS: Mapping[str, str] = {"cosmos": "azure", "postgresql": "postgres"}
 """The extra that brings a scheme's library, where it is not named after the scheme."""

@@ -1,0 +1,106 @@
+"""The URL of a database in Cosmos DB: `cosmos://account/database?option=value`.
+
+`account` is the name of the account or a host with a port; who we are is told in `adapters.azure.account`. Options:
+`store` (the container of leases and other records, `tidemill` unless said), `mode` (`latest`, or `all`: all versions
+and deletes), `regions` (preferred ones, by comma), `poll` (seconds between two reads of a range that has nothing new,
+at most), `create` (`no`: containers must be there already), `tls` (`no`, for a stand-in on this machine).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from tidemill.adapters.azure.account import Account, parse
+from tidemill.errors import ConfigurationError
+
+VARIABLE = "AZURE_COSMOS_CONNECTION_STRING"
+OPTIONS = ("store", "mode", "regions", "poll", "create", "tls")
+EXAMPLE = "cosmos://account/database"
+STORE = "tidemill"
+POLL = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A database, and how it is to be used. `key` is empty where an identity is asked for."""
+
+    account: Account
+    endpoint: str
+    database: str
+    key: str = field(repr=False)
+    store: str = STORE
+    every: bool = False
+    regions: tuple[str, ...] = ()
+    poll: float = POLL
+    create: bool = True
+
+    @property
+    def shown(self) -> str:
+        """What may stand in a log."""
+        return f"cosmos {self.host}/{self.database}"
+
+    @property
+    def host(self) -> str:
+        """The account's host without its port."""
+        return urlsplit(self.endpoint).hostname or ""
+
+
+def address(url: str) -> Address:
+    """Raises `ConfigurationError` with the part that does not fit; never with a key."""
+    account = parse(url, variable=VARIABLE, options=OPTIONS, example=EXAMPLE)
+    endpoint, key = _endpoint(account)
+    shown = account.shown
+    if not re.fullmatch(r"[^/\\?#]{1,255}", account.path):
+        raise ConfigurationError(f"{shown}: which database? write {EXAMPLE}")
+    store = account.options.get("store", STORE)
+    if not re.fullmatch(r"[^/\\?#]{1,255}", store):
+        raise ConfigurationError(f"{shown}: store={store!r}: write the name of a container")
+    return Address(
+        account,
+        endpoint,
+        account.path,
+        key,
+        store=store,
+        every=account.choice("mode", ("latest", "all")) == "all",
+        regions=tuple(filter(None, (name.strip() for name in account.options.get("regions", "").split(",")))),
+        poll=float(account.whole("poll", POLL, 1, 300)),
+        create=account.choice("create", ("yes", "no")) == "yes",
+    )
+
+
+def _endpoint(account: Account) -> tuple[str, str]:
+    """Where it answers, and the key."""
+    if account.connection:
+        parts = account.parts()
+        endpoint, key = parts.get("accountendpoint", ""), parts.get("accountkey", "")
+        if not endpoint.startswith(("https://", "http://")) or not key:
+            raise ConfigurationError(
+                f"{account.shown}: the connection string has no AccountEndpoint=https://…; and AccountKey=…;"
+            )
+        return endpoint, _checked(account, key)
+    scheme = "http" if account.choice("tls", ("yes", "no")) == "no" else "https"
+    if scheme == "http" and not _here(urlsplit(f"//{account.host}").hostname or ""):
+        raise ConfigurationError(f"{account.shown}: tls=no is for a stand-in on this machine; leave it out")
+    host = account.host if re.search(r"[.:]", account.host) else f"{account.host}.documents.azure.com:443"
+    return f"{scheme}://{host}/", _checked(account, account.key) if account.key else ""
+
+
+def _checked(account: Account, key: str) -> str:
+    """A key is base64; one that is not was cut or escaped wrongly, and the driver's words for it show it."""
+    if not re.fullmatch(r"[A-Za-z0-9+/]+={0,2}", key) or len(key) % 4:
+        raise ConfigurationError(
+            f"{account.shown}: the key is no base64 (in a URL write / as %2F, + as %2B and = as %3D)"
+        )
+    return key
+
+
+def _here(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

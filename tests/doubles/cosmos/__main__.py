@@ -1,0 +1,33 @@
+"""`python -m tests.doubles.cosmos --port P`: the double as a process of its own, until SIGTERM."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+
+from tests.doubles.cosmos.server import Server
+from tests.doubles.cosmos.state import Account
+
+
+async def serve(port: int, database: str, partitions: int) -> None:
+    """Listen, say where, and wait for a signal."""
+    account = Account(partitions)
+    account.databases[database] = {}
+    server = Server(account)
+    await server.start(port)
+    print(server.endpoint, flush=True)
+    ended = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    await ended.wait()
+    await server.stop()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--database", default="shop")
+    parser.add_argument("--partitions", type=int, default=4)
+    said = parser.parse_args()
+    asyncio.run(serve(said.port, said.database, said.partitions))
