@@ -22,6 +22,8 @@ found=; for name in $(PYTHON) $(2) python3 python3.13 python3.12 python3.11; do 
 done
 endef
 
+# The pins are told twice, as what to install and as what to keep to (-c): pip 23 asks for `coverage[toml]` of a package
+# before it looks at the pin of `coverage`, takes the newest for that, and stops for want of its hash.
 # pip names each package that it takes up; every tenth of them is told, so that a slow network does not look like a stop.
 define pip_install
 { PYTHONUNBUFFERED=1 $(1) -m pip --disable-pip-version-check --no-input install --progress-bar off $(2) \
@@ -55,7 +57,7 @@ help: ## This list
 	    echo "Bringing .venv up to date ($$($(PY) --version))."; \
 	fi
 	@echo "Installing into .venv: the $$(grep -c '==' requirements/dev.txt) packages of requirements/dev.txt, each at its pinned version, checked against its hash"
-	@$(call pip_install,$(PY),--require-hashes -r requirements/dev.txt)
+	@$(call pip_install,$(PY),--require-hashes -r requirements/dev.txt -c requirements/dev.txt)
 	@echo 'Installing into .venv: tidemill itself, editable, from src/'
 	@$(PY) -m pip --disable-pip-version-check --no-input install -q --no-deps --no-build-isolation -e .
 	@touch $@
@@ -128,7 +130,7 @@ pins: ## Refresh requirements/*.txt (Python 3.11; UPGRADE= keeps what is pinned)
 	fi; \
 	echo 'Installing into .venv/pins: the tool of requirements/pins.txt'; \
 	"$$found" -m venv --clear .venv/pins
-	@$(call pip_install,.venv/pins/bin/python,--require-hashes -r requirements/pins.txt)
+	@$(call pip_install,.venv/pins/bin/python,--require-hashes -r requirements/pins.txt -c requirements/pins.txt)
 	@for list in pins dev site servers; do \
 	    echo "Writing requirements/$$list.txt"; \
 	    CUSTOM_COMPILE_COMMAND='make pins' .venv/pins/bin/python -m piptools compile -q $(UPGRADE) --strip-extras \

@@ -59,7 +59,7 @@ def _bundle() -> str:
     if sys.version_info[:2] > NEWEST_FOR_BUNDLE:
         return f"{BUNDLE} has no files for Python {sys.version_info[0]}.{sys.version_info[1]}\n"
     print(f"Installing the server of the tests into .venv: {BUNDLE}", flush=True)
-    return _said_by([sys.executable, "-m", "pip", "-q", "install", "--require-hashes", "-r", BUNDLE])
+    return _said_by([sys.executable, "-m", "pip", "-q", "install", "--require-hashes", "-r", BUNDLE, "-c", BUNDLE])
 
 
 @contextmanager
