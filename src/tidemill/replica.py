@@ -19,7 +19,7 @@ from tidemill.engine.handlers import Handlers
 from tidemill.engine.health_server import HealthServer
 from tidemill.engine.housekeeping import Housekeeper
 from tidemill.engine.outlet import Outlet
-from tidemill.engine.places import Places
+from tidemill.engine.places import Places, worked
 from tidemill.engine.publish import Publisher
 from tidemill.engine.rules import Rules
 from tidemill.engine.watchdog import Watchdog, arm, disarm
@@ -47,12 +47,12 @@ class Replica:
     """Everything of one process. `live()` once."""
 
     def __init__(self, declared: Declared, settings: Settings, adapters: Adapters | None = None) -> None:
-        self.declared = declared
         self.settings = settings
-        self.workers: tuple[Worker, ...] = settings.chosen(declared)
         self.clock: SystemClock = SystemClock()
-        self.metrics: Metrics = self._metrics()
         self.places: Places = locate(declared, settings, self.clock, adapters)
+        self.declared = worked(declared, self.places)
+        self.workers: tuple[Worker, ...] = settings.chosen(self.declared)
+        self.metrics: Metrics = self._metrics()
         self._health = self._health_server()
         self._web = self._bind_web()
         self._dead: asyncio.Future[None] | None = None

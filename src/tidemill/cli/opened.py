@@ -12,7 +12,7 @@ from tidemill import settings as settings_module
 from tidemill.app.worker import Declared
 from tidemill.cli.target import find
 from tidemill.engine.clock import SystemClock
-from tidemill.engine.places import Places
+from tidemill.engine.places import Places, worked
 from tidemill.locate import locate
 from tidemill.settings import DEV_DATABASE
 
@@ -36,7 +36,7 @@ def with_places(
         places = locate(declared, settings, SystemClock(), None)
         try:
             await places.open()
-            return await work(declared, places)
+            return await work(worked(declared, places), places)
         finally:
             await places.close()
 

@@ -21,10 +21,12 @@ from tidemill.engine.controls import Controls
 from tidemill.engine.effects import Effects
 from tidemill.engine.feeds import FeedWorker
 from tidemill.engine.forwarder import Forwarder
+from tidemill.engine.keeper import KEEP_EVERY
 from tidemill.engine.leases import Leases
 from tidemill.engine.membership import Membership
 from tidemill.engine.places import Places
 from tidemill.engine.queues import RETURN_AFTER, QueueWorker
+from tidemill.engine.standing import Unbound
 from tidemill.engine.timers import Timers
 from tidemill.engine.work import Hands, Profile, Stuck
 from tidemill.errors import TidemillError
@@ -104,6 +106,7 @@ class Engine:
             self._start(feed.worker, feed.run())
         for queue in self.queues:
             self._start(queue.worker.name, queue.run())
+            self._start(f"claims of {queue.worker.name}", self._every(KEEP_EVERY, queue.keep))
         for forwarder in self.forwarders:
             self._start("outbox", forwarder.run())
         if self.timers is not None:
@@ -242,12 +245,11 @@ class Engine:
     def _queue(self, worker: Worker) -> QueueWorker:
         assert isinstance(worker.trigger, OnMessage)
         database = self.places.queue_database(worker.trigger.queue.name)
-        membership = self.membership_of(database)
-        queue = database.queue(worker.trigger.queue)
+        bound = "store" in database.features
         return QueueWorker(
             worker,
-            queue,
-            membership=membership,
+            database.queue(worker.trigger.queue),
+            standing=self.membership_of(database) if bound else Unbound(f"{self.machine.random.getrandbits(96):024x}"),
             hands=self.hands,
             effects=Effects(database, self.places.queues_in(database)),
             alone=self._alone,
@@ -296,7 +298,7 @@ class Engine:
         return [
             Forwarder(database, self.membership_of(database), self.places, **self._common())
             for database in homes.values()
-            if "queue" in database.features
+            if "commit" in database.features  # elsewhere nothing can be put into an outbox
         ]
 
     # --- supervision ----------------------------------------------------------------------------------------

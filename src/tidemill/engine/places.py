@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from tidemill.app.worker import Declared
+from tidemill.app.worker import Declared, OnChange, OnMessage, Worker
 from tidemill.engine.effects import OUTBOX
 from tidemill.errors import ConfigurationError
 from tidemill.model import QueueSpec, Source, StreamSpec
 from tidemill.ports import Database, DeadLetters, Documents, Feed, Queue, Store
+
+SESSIONS = "sessions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +105,30 @@ def places(
     }
     first = next((database for _, database in homes.values()), main)
     for queue, _ in declared.queues:
-        if queue.key is not None:
-            homes[f"queue/{queue.name}"] = (StreamSpec.of(queue.name), apart_queues.get(queue.name, main))
+        home = apart_queues.get(queue.name, main)
+        if queue.key is not None and SESSIONS not in home.features:
+            homes[f"queue/{queue.name}"] = (StreamSpec.of(queue.name), home)
     return Places(
         main,
         {spec.name: (spec, apart_queues.get(spec.name, main)) for spec, _ in declared.queues},
         homes,
         store or first,
     )
+
+
+def worked(declared: Declared, where: Places) -> Declared:
+    """The declarations as their backends work them: a queue with a key is read like a feed, unless the queue itself
+    keeps the order of its keys."""
+    specs = {spec.name: spec for spec, _ in declared.queues}
+
+    def bound(worker: Worker) -> Worker:
+        match worker.trigger:
+            case OnChange(StreamSpec() as stream, type_) if SESSIONS in where.queue_database(stream.queue).features:
+                return replace(worker, trigger=OnMessage(specs[stream.queue], type_))
+            case _:
+                return worker
+
+    return replace(declared, workers=tuple(map(bound, declared.workers)))
 
 
 def _refused(queue: QueueSpec, database: Database) -> str:

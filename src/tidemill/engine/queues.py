@@ -3,10 +3,10 @@
 State: `held` deliveries are claimed and not ended; `_outcomes` and `_commits` have ended and are not settled. What was
 claimed by a receive whose reply was lost is found and freed by `claims`.
 Claims belong to the member where the backend can do that: one renewal keeps them all, and a settle is refused when
-the member was buried meanwhile. Trust: the fence is compared before each call (by the handlers' side), before each
-receive and before each settle is sent. Failure cases: a receive is never cancelled, for it may have committed its
-claims; a settle that raised is unknown and is repeated until it is answered, for settling is idempotent; a process
-that ends in between leaves claims that fall free when its member is buried.
+the member was buried meanwhile. Elsewhere each has a deadline, and `keeper` extends it. Trust: the fence is compared
+before each call (by the handlers' side), before each receive and before each settle is sent. Failure cases: a receive
+is never cancelled, for it may have committed its claims; a settle that raised is unknown and is repeated until it is
+answered, for settling is idempotent; a process that ends in between leaves claims that fall free by themselves.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from tidemill.core.probes import Reason, reason_of
 from tidemill.engine.alone import Alone
 from tidemill.engine.claims import Claims
 from tidemill.engine.effects import Effects
-from tidemill.engine.membership import Membership
+from tidemill.engine.keeper import Keeper
 from tidemill.engine.observe import BreakerWatch, Handled, depth_fact
 from tidemill.engine.patience import Patience
+from tidemill.engine.standing import Standing
 from tidemill.engine.tasks import Tasks
 from tidemill.engine.work import Call, Cancelled, End, Ended, Failed, Hands, Misfit, Result, Unstarted, all_done
 from tidemill.errors import TidemillError
@@ -62,7 +63,7 @@ class QueueWorker:
         worker: Worker,
         queue: Queue,
         *,
-        membership: Membership,
+        standing: Standing,
         hands: Hands,
         effects: Effects,
         alone: Alone,
@@ -82,10 +83,11 @@ class QueueWorker:
         self.polling: bool = False
         self.failing: Reason | None = None
         self.breaker: Breaker = Breaker()
-        self._membership = membership
-        self._claims = Claims(queue, worker.name, lambda: membership.member)
-        membership.frees(self._claims.free)
-        membership.listen(self)
+        self._standing = standing
+        self._claims = Claims(queue, worker.name, lambda: standing.member)
+        self._keeper = Keeper(worker, queue, clock, observer)
+        standing.frees(self._claims.free)
+        standing.listen(self)
         self._hands = hands
         self._effects = effects
         self._clock = clock
@@ -93,7 +95,7 @@ class QueueWorker:
         self._observe = observer
         self._breaker_watch = BreakerWatch(worker.name, self.breaker, observer)
         self._handled = Handled(worker.name, observer)
-        self._patience = Patience(clock, random, membership.fence)
+        self._patience = Patience(clock, random, standing.fence)
         batch = worker.policy.batch
         self._batch = batch or 1
         self._flow = Flow(worker.policy.concurrency * self._batch, worker.policy.rate, clock.monotonic())
@@ -168,7 +170,7 @@ class QueueWorker:
 
     @property
     def fence(self) -> Fence:
-        return self._membership.fence
+        return self._standing.fence
 
     @property
     def running(self) -> Sequence[Call]:
@@ -185,7 +187,7 @@ class QueueWorker:
 
     def _room(self) -> int:
         now = self._clock.monotonic()
-        if self.paused or self._stalled or not self._membership.fence.holds(now):
+        if self.paused or self._stalled or not self._standing.fence.holds(now):
             return 0
         allowed = self.breaker.allow(now)
         if self._alone:
@@ -234,18 +236,14 @@ class QueueWorker:
 
     def _submit(self, deliveries: Sequence[Delivery]) -> None:
         size = self._batch
-        fence = self._membership.fence
-        calls = [
-            Call(
-                self.worker,
-                tuple(deliveries[start : start + size]),
-                fence,
-                self,
-                deliveries[start].attempt + 1,
-                deliveries[start].deliveries,
-            )
-            for start in range(0, len(deliveries), size)
-        ]
+        fence = self._standing.fence
+        calls = []
+        for start in range(0, len(deliveries), size):
+            items, first = tuple(deliveries[start : start + size]), deliveries[start]
+            trust = self._keeper.fence(items) or fence
+            call = Call(self.worker, items, trust, self, first.attempt + 1, first.deliveries)
+            self._keeper.took(call)
+            calls.append(call)
         self.held += len(deliveries)
         self._calls.update(calls)
         self._hands.submit(calls)
@@ -258,6 +256,7 @@ class QueueWorker:
         count = 0
         for result in results:
             self._calls.discard(result.call)
+            self._keeper.ended(result.call)
             count += len(result.ends)
             if (result.writes or result.messages) and all_done(result.ends):
                 self._commits.append((result, self._effects.of_delivery(result)))
@@ -281,6 +280,7 @@ class QueueWorker:
 
     def _returned(self, call: Call) -> None:
         self._calls.discard(call)
+        self._keeper.ended(call)
         self.held -= len(call.items)
         if not self.held:
             self._suspects.release(self)
@@ -327,6 +327,10 @@ class QueueWorker:
             random=self._random,
             delay=delay,
         )
+
+    async def keep(self) -> None:
+        """Extend the claims that end by a deadline of their own, while their work is with us."""
+        await self._keeper.keep()
 
     async def measure(self) -> None:
         """How much waits; for metrics and autoscalers."""

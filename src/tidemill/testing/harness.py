@@ -30,7 +30,7 @@ from tidemill.engine.engine import Engine, Machine
 from tidemill.engine.handlers import Handlers
 from tidemill.engine.observe import verdict_word
 from tidemill.engine.outlet import Outlet
-from tidemill.engine.places import Places, places
+from tidemill.engine.places import Places, places, worked
 from tidemill.engine.work import NORMAL, Budget, Call, Ended, Failed, Hands, Load, Misfit, Result, Sink
 from tidemill.locate import transactional
 from tidemill.model import Dead, DeadLetter, Fact, Later
@@ -84,8 +84,9 @@ class Harness:
         self.verdicts: list[Seen] = []
         self.facts: list[Fact] = []
         declared = app.declared()
-        chosen = [w for w in declared.workers if workers is None or w.name in workers]
         self.places: Places = places(declared, database or Memory(self.clock), queues=queues)
+        declared = worked(declared, self.places)
+        chosen = [w for w in declared.workers if workers is None or w.name in workers]
         self._declared = declared
         self._workers = chosen
         self._overrides = overrides

@@ -11,7 +11,7 @@ from tidemill.testing.conformance.bench import COLLECTION, QUEUE, need
 from tidemill.testing.conformance.suite import Suite, message, put, read_on, start_all, take
 
 PARTS = frozenset(["store", "feed", "queue", "documents", "dead_letters", "commit", "presence"])
-OF_QUEUES = frozenset(["delay", "dedup", "unique", "priority", "order", "key_order", "peek", "purge"])
+OF_QUEUES = frozenset(["delay", "dedup", "unique", "priority", "order", "key_order", "sessions", "peek", "purge"])
 OF_FEEDS = frozenset(["deletes", "before", "versions", "trim"])
 ABILITIES = OF_QUEUES | OF_FEEDS
 
