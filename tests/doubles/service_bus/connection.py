@@ -186,6 +186,8 @@ class Connection:
         match fault.what:
             case "drop-before":
                 self._drop()
+            case "full":
+                raise Refused("amqp:resource-limit-exceeded", "The maximum entity size has been reached or exceeded.")
             case "busy":
                 raise Refused("com.microsoft:server-busy", "The server is busy. Please retry after 10 seconds.")
             case "lost":

@@ -115,7 +115,9 @@ class Entity:
             self._seen[id] = now + self.settings.window
         header = found[112][0][0] if 112 in found else []
         annotations = found[114][0][0] if 114 in found else {}
-        ttl = min(filter(None, (header[2] / 1000 if len(header) > 2 and header[2] else 0.0, self.settings.ttl)), default=0)
+        ttl = min(
+            filter(None, (header[2] / 1000 if len(header) > 2 and header[2] else 0.0, self.settings.ttl)), default=0
+        )
         due = annotations.get(b"x-opt-scheduled-enqueue-time", 0) / 1000
         raw = {code: b"".join(part for _, part in parts) for code, parts in found.items()}
         application = dict(found[116][0][0]) if 116 in found else {}
@@ -172,7 +174,9 @@ class Entity:
     def _held(self, token: UUID) -> Entry:
         entry = self.locked.get(token)
         if entry is None:
-            raise Refused(LOCK_LOST, "The lock supplied is invalid. Either the lock expired, or the message was removed")
+            raise Refused(
+                LOCK_LOST, "The lock supplied is invalid. Either the lock expired, or the message was removed"
+            )
         return entry
 
     def _unlock(self, entry: Entry) -> None:

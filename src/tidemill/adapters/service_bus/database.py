@@ -44,15 +44,17 @@ class ServiceBus:
     async def open(self, sources: Sequence[Source], queues: Sequence[QueueSpec]) -> None:
         if sources:
             names = ", ".join(sorted(source.name for source in sources))
-            raise ConfigurationError(f"{self._address.shown}: Service Bus has queues only: give {names} another database")
+            raise ConfigurationError(
+                f"{self._address.shown}: Service Bus has queues only: give {names} another database"
+            )
         self._clients.open()
         opening = []
         for spec in queues:
             if spec.name not in self._queues:
                 kind = ServiceBusQueue if spec.key is None else SessionQueue
-                self._queues[spec.name] = kind(self._clients, spec, self._clock)
-                self._graves[f"{QUEUE}{spec.name}"] = Graves(self._clients, spec.name)
-                opening.append(self._queues[spec.name].open())
+                queue = self._queues[spec.name] = kind(self._clients, spec, self._clock)
+                self._graves[f"{QUEUE}{spec.name}"] = Graves(self._clients, spec.name, queue.sender)
+                opening.append(queue.open())
         problems = await asyncio.gather(*opening, return_exceptions=True)
         lines = [line for told in problems if isinstance(told, ConfigurationError) for line in told.problems]
         if lines:

@@ -27,6 +27,8 @@ LOST = (MessageLockLostError, MessageAlreadySettled, SessionLockLostError)
 HARMLESS = (*LOST[:2], MessageSizeExceededError, ServiceBusQuotaExceededError, ServiceBusServerBusyError)
 """After these the link is as good as before."""
 
+_REFUSED = "the namespace refuses this key, token or identity"
+_MEND = "copy key and name again, look at the clock of this machine, or give the role Azure Service Bus Data Owner"
 _DENIED = (ServiceBusAuthenticationError, ServiceBusAuthorizationError, ClientAuthenticationError)
 
 
@@ -39,7 +41,8 @@ def translate(error: Exception, address: Address, queue: str, *, opening: bool =
     if isinstance(error, TidemillError) or not isinstance(error, DRIVER):
         return error
     shown = f"{address.shown}: queue {queue!r}"
-    words = address.account.words(error)
+    denied = isinstance(error, _DENIED) and getattr(error, "inner_exception", None)
+    words = address.account.words(denied or error)
     if told := _of_sessions(words):
         return ConfigurationError(f"{shown} {told}")
     if opening and (told := _mistake(error, words, queue)):
@@ -52,7 +55,7 @@ def translate(error: Exception, address: Address, queue: str, *, opening: bool =
             return BackendFull(f"{shown}: {words}")
         case ServiceBusServerBusyError():
             return Unavailable(f"{shown}: the service is busy (throttled); lower the load, or give it more units")
-    return Unavailable(f"{shown}: {words}")
+    return Unavailable(f"{shown}: {_REFUSED} ({words})" if isinstance(error, _DENIED) else f"{shown}: {words}")
 
 
 def _of_sessions(words: str) -> str:
@@ -67,10 +70,11 @@ def _of_sessions(words: str) -> str:
 def _mistake(error: Exception, words: str, queue: str) -> str:
     """What a person must mend before it can work; empty for an outage."""
     if isinstance(error, _DENIED):
-        told = "the namespace refuses this key, token or identity; copy the key and its name again, look at the clock"
-        return f"{told} of this machine, or give the role Azure Service Bus Data Owner ({words})"
+        return f"{_REFUSED}; {_MEND} ({words})"
     if isinstance(error, MessagingEntityNotFoundError):
-        return f"there is no such queue; az servicebus queue create --namespace-name … --resource-group … --name {queue}"
+        return (
+            f"there is no such queue; az servicebus queue create --namespace-name … --resource-group … --name {queue}"
+        )
     return ""
 
 

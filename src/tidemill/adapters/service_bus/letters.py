@@ -11,7 +11,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypedDict
+from typing import Any, TypeAlias, TypedDict
 
 from azure.servicebus import ServiceBusReceivedMessage
 from azure.servicebus.aio import ServiceBusReceiver, ServiceBusSender
@@ -35,6 +35,9 @@ ROUNDS = 5
 WAIT = 1.0
 
 
+Act: TypeAlias = Callable[[ServiceBusReceivedMessage], Awaitable[None]]
+
+
 class Words(TypedDict):
     """As the client wants them."""
 
@@ -49,37 +52,47 @@ def bury(reason: str, error: str, attempts: int, at: float) -> Words:
 
 
 class Graves:
-    """The dead letters of one queue."""
+    """The dead letters of one queue. What is claimed here to be released or dropped is nobody else's for a moment."""
 
-    def __init__(self, clients: Clients, queue: str) -> None:
+    def __init__(self, clients: Clients, queue: str, sender: Link[ServiceBusSender]) -> None:
         self.told = clients.told(queue)
-        self.looking: Link[ServiceBusReceiver] = clients.receiver(queue, dead=True)
-        self.taking: Link[ServiceBusReceiver] = clients.receiver(queue, dead=True)
-        self.sender: Link[ServiceBusSender] = clients.sender(queue)
-        self.turn = asyncio.Lock()
-        self.source = f"{QUEUE}{queue}"
+        self.sender = sender
+        self._link: Link[ServiceBusReceiver] = clients.receiver(queue, dead=True)
+        self._turn = asyncio.Lock()
 
     async def close(self) -> None:
-        await asyncio.gather(self.looking.close(), self.taking.close(), self.sender.close())
+        await self._link.close()
 
-    async def each(self, ids: set[str], act: Callable[[ServiceBusReceivedMessage], Awaitable[None]]) -> int:
-        """Act on each of these letters and remove it; how many there were. What is found beside them is put back."""
+    async def look(self, first: int, most: int) -> list[ServiceBusReceivedMessage]:
+        """Letters from this sequence number on. Raises errors of ours."""
+        async with self._turn:
+            try:
+                return await look(self._link, first, most)
+            except Exception as error:
+                raise self.told(error, False) from error
+
+    async def each(self, ids: set[str], act: Act) -> int:
+        """Act on each of these letters and remove it; how many there were. Raises errors of ours."""
         count = 0
-        async with self.turn:
-            for _ in range(ROUNDS):
-                there = {note_of(message).id for message in await look(self.looking, 1, COUNTED)}
-                if not there & ids:
-                    break
-                try:
-                    count += await self._some(ids, act)
-                finally:
-                    self.taking.retire()  # what its credit brings later would be locked for nobody
+        async with self._turn:
+            try:
+                for _ in range(ROUNDS):
+                    there = [note_of(message).id for message in await look(self._link, 1, COUNTED)]
+                    if ids.isdisjoint(there):
+                        break
+                    count += await self._some(ids, len(there), act)
+            except Exception as error:
+                raise self.told(error, False) from error
+            finally:
+                self._link.retire()  # what its credit brings later would be locked for nobody
         return count
 
-    async def _some(self, ids: set[str], act: Callable[[ServiceBusReceivedMessage], Awaitable[None]]) -> int:
-        count, others, done = 0, list[ServiceBusReceivedMessage](), set[str]()
-        while len(others) < COUNTED and done != ids:
-            got = await self.taking.use(partial(ServiceBusReceiver.receive_messages, max_message_count=100, max_wait_time=WAIT))
+    async def _some(self, ids: set[str], most: int, act: Act) -> int:
+        """Those that nobody else holds. What is found beside them is put back."""
+        done, others = set[str](), list[ServiceBusReceivedMessage]()
+        while len(others) + len(done) < most and not ids <= done:
+            receive = partial(ServiceBusReceiver.receive_messages, max_message_count=min(most, 100), max_wait_time=WAIT)
+            got = await self._link.use(receive)
             if not got:
                 break
             for message in got:
@@ -88,13 +101,12 @@ class Graves:
                     continue
                 if id not in done:
                     await act(message)
-                await self.taking.use(lambda link, one=message: link.complete_message(one))  # type: ignore[misc]
-                count += id not in done
                 done.add(id)
-        ids -= done
+                await self._link.use(partial(ServiceBusReceiver.complete_message, message=message))
         for message in others:
-            await self.taking.use(partial(ServiceBusReceiver.abandon_message, message=message))
-        return count
+            await self._link.use(partial(ServiceBusReceiver.abandon_message, message=message))
+        ids -= done
+        return len(done)
 
 
 class ServiceBusDeadLetters:
@@ -116,10 +128,7 @@ class ServiceBusDeadLetters:
         found: list[DeadLetter] = []
         start = max(after + 1, 1)
         while graves is not None and len(found) < limit:
-            try:
-                seen = await look(graves.looking, start, PAGE)
-            except Exception as error:
-                raise graves.told(error, False) from error
+            seen = await graves.look(start, PAGE)
             if not seen:
                 break
             start = (seen[-1].sequence_number or start) + 1
@@ -139,10 +148,7 @@ class ServiceBusDeadLetters:
         now = self._clock.monotonic()
         at, count = self._counts.get(source, (now, 0))
         if not count or now - at > FRESH:
-            try:
-                count = len(await look(graves.looking, 1, COUNTED))
-            except Exception as error:
-                raise graves.told(error, False) from error
+            count = len(await graves.look(1, COUNTED))
             self._counts[source] = now, count
         return count
 
@@ -165,14 +171,9 @@ class ServiceBusDeadLetters:
         graves = self._graves.get(source)
         return 0 if graves is None else await self._act(source, graves, ids, nothing)
 
-    async def _act(
-        self, source: str, graves: Graves, ids: Sequence[str], act: Callable[[ServiceBusReceivedMessage], Awaitable[None]]
-    ) -> int:
+    async def _act(self, source: str, graves: Graves, ids: Sequence[str], act: Act) -> int:
         self._counts.pop(source, None)
-        try:
-            return await graves.each(set(ids), act)
-        except Exception as error:
-            raise graves.told(error, False) from error
+        return await graves.each(set(ids), act)
 
 
 def _letter(source: str, message: ServiceBusReceivedMessage) -> DeadLetter:

@@ -67,6 +67,7 @@ class Link(Generic[T]):
     async def use(self, call: Callable[[T], Awaitable[R]], *, asks: int = 0) -> R:
         """What the call returns; `asks`: how many requests to the management it makes. Raises the client's errors."""
         link = await self._ready()
+        wire = wire_of(link)
         self._users += 1
         self._answers += asks
         try:
@@ -78,6 +79,8 @@ class Link(Generic[T]):
             raise
         finally:
             self._users -= 1
+            if wire_of(link) is not wire:
+                await hang_up(wire)
 
     def retire(self, link: T | None = None) -> None:
         """Use this one (the current one) no more."""
@@ -113,19 +116,41 @@ async def look(link: Link[ServiceBusReceiver], first: int, most: int) -> list[Se
     found: list[ServiceBusReceivedMessage] = []
     while len(found) < most:
         start, count = (found[-1].sequence_number or 0) + 1 if found else first, min(most - len(found), LOOK)
-        some = await link.use(partial(ServiceBusReceiver.peek_messages, max_message_count=count, sequence_number=start), asks=1)
+        some = await link.use(
+            partial(ServiceBusReceiver.peek_messages, max_message_count=count, sequence_number=start), asks=1
+        )
         if not some:
             break
         found += some
     return found
 
 
-async def quietly(link: Opened) -> None:
-    """Close it, whatever it says."""
+class Wire(Protocol):
+    """A connection's transport."""
+
+    async def close(self) -> None: ...
+
+
+def wire_of(link: Opened) -> Wire | None:
+    """The transport of a link. The client forgets to close it after the service has closed its end: its connection
+    takes itself for ended then. (Private in the client; without these names the garbage collector closes it.)"""
+    connection = getattr(getattr(link, "_handler", None), "_connection", None)
+    return getattr(connection, "_transport", None)
+
+
+async def hang_up(wire: Wire | None) -> None:
+    if wire is not None:
+        await wire.close()
+
+
+async def quietly(link: Opened, wire: Wire | None = None) -> None:
+    """Close it, whatever it says; `wire`: its transport, where the link may have lost sight of it."""
+    wire = wire or wire_of(link)
     try:
         await link.close()
     except Exception:  # it was broken before, and nothing hangs on it any more
         pass
+    await hang_up(wire)
 
 
 class Clients:

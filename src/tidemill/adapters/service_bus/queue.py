@@ -67,7 +67,7 @@ class ServiceBusQueue:
         self._spec = spec
         self._clock = clock
         self._told = clients.told(spec.name)
-        self._sender = clients.sender(spec.name)
+        self.sender = clients.sender(spec.name)
         self._receiver = clients.receiver(spec.name)
         self._claims: Claims[Held] = Claims()
         self._turn = asyncio.Lock()
@@ -78,16 +78,18 @@ class ServiceBusQueue:
 
     async def open(self) -> None:
         """Connect both ways. Raises errors of ours."""
-        await asyncio.gather(self._sender.open(), self._receiver.open())
+        await asyncio.gather(self.sender.open(), self._receiver.open())
 
     async def close(self) -> None:
-        await asyncio.gather(self._sender.close(), self._receiver.close())
+        await asyncio.gather(self.sender.close(), self._receiver.close())
 
     async def send(self, messages: Sequence[Message]) -> Sequence[str]:
         for message in messages:
             if len(message.body) > self._address.body:
                 most = f"{self._address.body} bytes are the most (size={self._address.size >> 10}, in KiB)"
-                raise TooLarge(f"{self._address.shown}: queue {self._spec.name!r}: a body of {len(message.body)}; {most}")
+                raise TooLarge(
+                    f"{self._address.shown}: queue {self._spec.name!r}: a body of {len(message.body)}; {most}"
+                )
         once, now = self._address.window > 0, self._clock.now()
         made = [fresh(message, keyed=False, once=once, now=now) for message in messages]
         await self._put([message for _, message in made])
@@ -111,7 +113,9 @@ class ServiceBusQueue:
         taken = [self._take(message, since) for message in received]
         if taken and now - since > STALE:
             kept = await self.extend(taken)
-            taken = [one._replace(deadline=till) for one, till in zip(taken, kept, strict=True) if not isinstance(till, Lost)]
+            taken = [
+                one._replace(deadline=till) for one, till in zip(taken, kept, strict=True) if not isinstance(till, Lost)
+            ]
         return taken
 
     def _take(self, message: ServiceBusReceivedMessage, since: float) -> Delivery:
@@ -223,7 +227,7 @@ class ServiceBusQueue:
     async def _put(self, messages: Sequence[ServiceBusMessage]) -> None:
         self._depth = None
         if messages:
-            await self._guarded(self._sender.use(lambda link: put(link, messages), asks=0))
+            await self._guarded(self.sender.use(lambda link: put(link, messages), asks=0))
 
     async def _guarded(self, call: Awaitable[R]) -> R:
         try:

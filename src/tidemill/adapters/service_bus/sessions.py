@@ -24,7 +24,7 @@ from azure.servicebus.exceptions import OperationTimeoutError, SessionCannotBeLo
 from tidemill.adapters.service_bus.claims import Claims
 from tidemill.adapters.service_bus.faults import DRIVER, HARMLESS, unable
 from tidemill.adapters.service_bus.letters import bury
-from tidemill.adapters.service_bus.links import Clients, quietly
+from tidemill.adapters.service_bus.links import Clients, Wire, quietly, wire_of
 from tidemill.adapters.service_bus.wire import Note, delivery, fresh, note_of, put
 from tidemill.errors import Unavailable
 from tidemill.model import Dead, Delivery, Depth, Later, Lost, Message, Outcome, QueueSpec, Settled, Waiting
@@ -49,6 +49,7 @@ class Live:
 
     id: str
     receiver: ServiceBusReceiver
+    wire: Wire | None
     state: dict[str, object]
     deadline: float
     used: float
@@ -67,7 +68,7 @@ class SessionQueue:
         self._spec = spec
         self._clock = clock
         self._told = clients.told(spec.name)
-        self._sender = clients.sender(spec.name)
+        self.sender = clients.sender(spec.name)
         self._claims: Claims[Live] = Claims()
         self._live: dict[str, Live] = {}
         self._accepting: set[asyncio.Task[Live | None]] = set()
@@ -77,7 +78,7 @@ class SessionQueue:
 
     async def open(self) -> None:
         """Connect, and see whether the queue has sessions. Raises errors of ours."""
-        await self._sender.open()
+        await self.sender.open()
         try:
             live = await self._accept(GLANCE)
         except Exception as error:
@@ -91,15 +92,15 @@ class SessionQueue:
         ended = await asyncio.gather(*self._accepting, return_exceptions=True)
         self._accepting.clear()
         found = [live for live in ended if isinstance(live, Live)]
-        await asyncio.gather(*(quietly(live.receiver) for live in (*self._live.values(), *found)), *self._closing)
+        await asyncio.gather(*(quietly(live.receiver, live.wire) for live in (*self._live.values(), *found)), *self._closing)
         self._live.clear()
-        await self._sender.close()
+        await self.sender.close()
 
     async def send(self, messages: Sequence[Message]) -> Sequence[str]:
         once, now = self._clients.address.window > 0, self._clock.now()
         made = [fresh(message, keyed=True, once=once, now=now) for message in messages]
         if made:
-            await self._guarded(self._sender.use(lambda link: put(link, [message for _, message in made])))
+            await self._guarded(self.sender.use(lambda link: put(link, [message for _, message in made])))
         return [id for id, _ in made]
 
     # --- receiving ------------------------------------------------------------------------------------------
@@ -166,7 +167,7 @@ class SessionQueue:
             if isinstance(error, OperationTimeoutError | SessionCannotBeLockedError):
                 return None
             raise
-        return Live(name, receiver, state, asked + self._clients.address.lock, asked)
+        return Live(name, receiver, wire_of(receiver), state, asked + self._clients.address.lock, asked)
 
     async def _look(self, wait: float) -> None:
         """Look into the sessions that have nothing out, else wait for one."""
@@ -188,7 +189,7 @@ class SessionQueue:
         message, now = received[0], self._clock.monotonic()
         said = live.state if live.state.get("sequence") == message.sequence_number else {}
         note, count = note_of(message), message.delivery_count or 0
-        note = replace(note, handed=count + 1 - _number(said, "base"))
+        note = replace(note, handed=count + 1 - int(_number(said, "base")))
         live.note = replace(note, attempt=int(_number(said, "attempt")), reason=str(said.get("reason", "")))
         live.message, live.due, live.used = message, now + max(_number(said, "due") - self._clock.now(), 0.0), now
         return None
@@ -196,7 +197,9 @@ class SessionQueue:
     async def _keep(self) -> None:
         """Renew the locks of which a third is over."""
         lock, now = self._clients.address.lock, self._clock.monotonic()
-        await asyncio.gather(*(self._renew(live) for live in list(self._live.values()) if live.deadline - now < lock * 2 / 3))
+        await asyncio.gather(
+            *(self._renew(live) for live in list(self._live.values()) if live.deadline - now < lock * 2 / 3)
+        )
 
     async def _renew(self, live: Live) -> bool:
         asked = self._clock.monotonic()
@@ -219,10 +222,10 @@ class SessionQueue:
         if self._live.get(live.id) is live:
             del self._live[live.id]
         self._claims.held.pop(live.claim, None)
-        self._shut(live.receiver)
+        self._shut(live.receiver, live.wire)
 
-    def _shut(self, receiver: ServiceBusReceiver) -> asyncio.Task[None]:
-        task = asyncio.create_task(quietly(receiver))
+    def _shut(self, receiver: ServiceBusReceiver, wire: Wire | None = None) -> asyncio.Task[None]:
+        task = asyncio.create_task(quietly(receiver, wire))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
         return task
@@ -253,7 +256,9 @@ class SessionQueue:
                 case _ if not outcome.started:
                     live.claim, live.due = "", self._clock.monotonic()
                 case Later(delay, reason, attempt):
-                    await self._later(live, replace(note, attempt=note.attempt + attempt, reason=reason, handed=1), delay)
+                    await self._later(
+                        live, replace(note, attempt=note.attempt + attempt, reason=reason, handed=1), delay
+                    )
                 case Dead(reason):
                     told = bury(reason, outcome.error, note.attempt + 1, self._clock.now())
                     await live.receiver.dead_letter_message(message, **told)

@@ -58,7 +58,9 @@ def fresh(message: Message, *, keyed: bool, once: bool, now: float) -> tuple[str
     """A message to send, and its id. `once`: the queue detects duplicates, so the id comes from `dedup`."""
     id = f"dedup-{sha256(message.dedup.encode()).hexdigest()}" if once and message.dedup is not None else message.id
     note = Note(id, message.key, now)
-    return id, _made(note, message.body, message.headers, keyed=keyed, due=now + message.delay if message.delay else 0.0)
+    return id, _made(
+        note, message.body, message.headers, keyed=keyed, due=now + message.delay if message.delay else 0.0
+    )
 
 
 def copy(received: ServiceBusReceivedMessage, note: Note, *, due: float = 0.0) -> ServiceBusMessage:
@@ -75,9 +77,10 @@ def copy(received: ServiceBusReceivedMessage, note: Note, *, due: float = 0.0) -
 
 def _made(note: Note, body: bytes, headers: Mapping[str, str], *, keyed: bool, due: float) -> ServiceBusMessage:
     named = f"{note.id}~{note.copy}" if note.copy else note.id
+    properties: dict[str | bytes, Any] = {name: value for name, value in headers.items()}
     made = ServiceBusMessage(
         body,
-        application_properties={**headers, **note.properties(keyed=keyed)},
+        application_properties=properties | note.properties(keyed=keyed),
         message_id=named if 0 < len(named) <= LONGEST else sha256(named.encode()).hexdigest(),
         content_type="application/json",
     )
