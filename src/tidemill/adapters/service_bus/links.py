@@ -23,7 +23,7 @@ from tidemill.adapters.service_bus.address import Address
 from tidemill.adapters.service_bus.faults import HARMLESS, translate
 from tidemill.errors import ConfigurationError
 
-TRY = 5.0
+TRY = 6.0
 """Seconds that opening a link or a request to the management of a queue may take."""
 SLICE = 0.05
 """Seconds for which the client waits for a frame at a time: nothing is written meanwhile."""

@@ -30,8 +30,10 @@ from tidemill.errors import Unavailable
 from tidemill.model import Dead, Delivery, Depth, Later, Lost, Message, Outcome, QueueSpec, Settled, Waiting
 from tidemill.ports import Clock
 
-ACCEPT = 10.0
-"""Seconds for which the service looks for a session that is free."""
+ACCEPT = 3.0
+"""Seconds for which the service looks for a session that is free; less than `links.TRY`, which bounds the opening."""
+HANDSHAKE = 1.0
+"""Seconds for which a connection that is being made is not cancelled: the client would leave it open."""
 ABREAST = 4
 """Sessions that are asked for at a time, while there are some; else one."""
 IDLE = 2.0
@@ -71,30 +73,37 @@ class SessionQueue:
         self.sender = clients.sender(spec.name)
         self._claims: Claims[Live] = Claims()
         self._live: dict[str, Live] = {}
-        self._accepting: set[asyncio.Task[Live | None]] = set()
+        self._accepting: dict[asyncio.Task[Live | None], float] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._turn = asyncio.Lock()
         self._lucky = False
 
     async def open(self) -> None:
         """Connect, and see whether the queue has sessions. Raises errors of ours."""
-        await self.sender.open()
-        try:
-            live = await self._accept(GLANCE)
-        except Exception as error:
-            raise self._told(error, True) from error
+        _, live = await asyncio.gather(self.sender.open(), self._first())
         if live is not None:
             self._live[live.id] = live
 
+    async def _first(self) -> Live | None:
+        try:
+            return await self._accept(GLANCE)
+        except Exception as error:
+            raise self._told(error, True) from error
+
     async def close(self) -> None:
-        for task in self._accepting:
-            task.cancel()
-        ended = await asyncio.gather(*self._accepting, return_exceptions=True)
+        ended = await asyncio.gather(*map(self._stop, self._accepting), return_exceptions=True)
         self._accepting.clear()
         found = [live for live in ended if isinstance(live, Live)]
-        await asyncio.gather(*(quietly(live.receiver, live.wire) for live in (*self._live.values(), *found)), *self._closing)
+        for live in (*self._live.values(), *found):
+            self._shut(live.receiver, live.wire)
         self._live.clear()
-        await self.sender.close()
+        await asyncio.gather(self.sender.close(), *self._closing)
+
+    async def _stop(self, task: asyncio.Task[Live | None]) -> Live | None:
+        age = self._clock.monotonic() - self._accepting[task]
+        await asyncio.wait({task}, timeout=max(HANDSHAKE - age, 0.0))
+        task.cancel()
+        return await task
 
     async def send(self, messages: Sequence[Message]) -> Sequence[str]:
         once, now = self._clients.address.window > 0, self._clock.now()
@@ -137,7 +146,7 @@ class SessionQueue:
     def _seek(self, limit: int) -> None:
         """Ask for sessions while there is room for what they bring."""
         for task in [task for task in self._accepting if task.done()]:
-            self._accepting.discard(task)
+            del self._accepting[task]
             error = task.exception()
             live = None if error else task.result()
             self._lucky = live is not None
@@ -149,7 +158,7 @@ class SessionQueue:
         active = sum(live.due <= self._clock.monotonic() for live in self._live.values())
         room = min(worked + limit - active, MOST - len(self._live), ABREAST if self._lucky else 1)
         for _ in range(room - len(self._accepting)):
-            self._accepting.add(asyncio.create_task(self._accept(ACCEPT)))
+            self._accepting[asyncio.create_task(self._accept(ACCEPT))] = self._clock.monotonic()
 
     async def _accept(self, wait: float) -> Live | None:
         """The next session that is free, None if there is none within `wait`. Raises the client's errors."""
@@ -163,7 +172,7 @@ class SessionQueue:
             await receiver.session.renew_lock()  # it may have been locked at any moment since we asked
             state = _state(await receiver.session.get_state())
         except BaseException as error:
-            await asyncio.shield(self._shut(receiver))
+            self._shut(receiver)
             if isinstance(error, OperationTimeoutError | SessionCannotBeLockedError):
                 return None
             raise
