@@ -80,15 +80,16 @@ class SessionQueue:
 
     async def open(self) -> None:
         """Connect, and see whether the queue has sessions. Raises errors of ours."""
-        _, live = await asyncio.gather(self.sender.open(), self._first())
-        if live is not None:
-            self._live[live.id] = live
+        await asyncio.gather(self.sender.open(), self._look_in())
 
-    async def _first(self) -> Live | None:
+    async def _look_in(self) -> None:
+        """Whether the queue can be received from. A session that comes is let go: perhaps nobody works here."""
         try:
-            return await self._accept(GLANCE)
+            live = await self._accept(GLANCE)
         except Exception as error:
             raise self._told(error, True) from error
+        if live is not None:
+            self._shut(live.receiver, live.wire)
 
     async def close(self) -> None:
         ended = await asyncio.gather(*map(self._stop, self._accepting), return_exceptions=True)
