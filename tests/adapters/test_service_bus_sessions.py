@@ -53,7 +53,9 @@ async def some(queue: Queue, limit: int = 10, within: float = 8.0) -> list[Deliv
     return []
 
 
-async def collect(queue: Queue, count: int, verdict: Callable[[Delivery], Verdict] = lambda _: Done()) -> list[Delivery]:
+async def collect(
+    queue: Queue, count: int, verdict: Callable[[Delivery], Verdict] = lambda _: Done()
+) -> list[Delivery]:
     """Take and settle until so many have come."""
     seen: list[Delivery] = []
     while len(seen) < count:
@@ -134,6 +136,7 @@ async def test_later_keeps_the_order_and_the_delay(orders: Entity) -> None:
         assert [seen for seen in tries if seen[0] != "b0"] == [
             ("a0", 0, ""), ("a0", 1, "try 0"), ("a0", 2, "try 1"), ("a1", 0, ""),
         ]  # fmt: skip
+        assert orders.sessions["a"].state is None, "nothing stays behind"
 
 
 async def test_a_waiting_message_outlasts_the_lock_because_receive_renews_it(orders: Entity) -> None:
@@ -217,7 +220,13 @@ async def test_dead_ones_make_room_for_the_next(bus: Server, orders: Entity) -> 
         (second,) = await some(queue)
         assert second.id == "a1"
         (letter,) = await letters.page("queue/orders", -1, 10)
-        assert (letter.id, letter.key, letter.reason, letter.attempts, letter.error) == ("a0", "a", "no use", 2, "the error")
+        assert (letter.id, letter.key, letter.reason, letter.attempts, letter.error) == (
+            "a0",
+            "a",
+            "no use",
+            2,
+            "the error",
+        )
         await settle_one(queue, second, Done())
         assert await letters.release("queue/orders", ["a0"]) == 1
         (back,) = await some(queue)
@@ -289,8 +298,12 @@ async def test_long_and_missing_keys_have_sessions_of_their_own(orders: Entity) 
         keys: list[str | None] = ["x" * 300, "x" * 301, None, ""]
         await queue.send([Message("orders", str(n), b"", key=key) for n, key in enumerate(keys)])
         seen = await collect(queue, 4)
-        assert {delivery.id: delivery.key for delivery in seen}.items() >= {("0", "x" * 300), ("1", "x" * 301), ("3", "")}
-        assert len({entry for entry in orders.sessions}) == 4
+        assert {delivery.id: delivery.key for delivery in seen}.items() >= {
+            ("0", "x" * 300),
+            ("1", "x" * 301),
+            ("3", ""),
+        }
+        assert len(orders.sessions) == 4
 
 
 async def test_what_sessions_cannot_do_is_said(orders: Entity) -> None:

@@ -44,9 +44,8 @@ class ServiceBus:
     async def open(self, sources: Sequence[Source], queues: Sequence[QueueSpec]) -> None:
         if sources:
             names = ", ".join(sorted(source.name for source in sources))
-            raise ConfigurationError(
-                f"{self._address.shown}: Service Bus has queues only: give {names} another database"
-            )
+            told = f"set another database for {names}, and this one for the queues (queues.NAME.url)"
+            raise ConfigurationError(f"{self._address.shown}: Service Bus has queues only: {told}")
         self._clients.open()
         opening = []
         for spec in queues:
@@ -55,13 +54,12 @@ class ServiceBus:
                 queue = self._queues[spec.name] = kind(self._clients, spec, self._clock)
                 self._graves[f"{QUEUE}{spec.name}"] = Graves(self._clients, spec.name, queue.sender)
                 opening.append(queue.open())
-        problems = await asyncio.gather(*opening, return_exceptions=True)
-        lines = [line for told in problems if isinstance(told, ConfigurationError) for line in told.problems]
+        errors = [one for one in await asyncio.gather(*opening, return_exceptions=True) if one is not None]
+        lines = [line for error in errors if isinstance(error, ConfigurationError) for line in error.problems]
         if lines:
             raise ConfigurationError(*dict.fromkeys(lines))
-        for told in problems:
-            if isinstance(told, BaseException):
-                raise told
+        if errors:
+            raise errors[0]
 
     async def close(self) -> None:
         queues, graves = list(self._queues.values()), list(self._graves.values())
