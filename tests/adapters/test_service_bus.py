@@ -102,7 +102,7 @@ async def test_many_renewals_outlive_the_credit_of_a_management_link(
     bus: Server, database: ServiceBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The client grants 10,000 answers and never more; with fewer, a link would stand still after that many."""
-    monkeypatch.setattr("azure.servicebus._pyamqp.link.DEFAULT_LINK_CREDIT", 40)
+    monkeypatch.setattr("azure.servicebus._pyamqp.aio._link_async.DEFAULT_LINK_CREDIT", 40)
     monkeypatch.setattr("tidemill.adapters.service_bus.links.ANSWERS", 20)
     queue = database.queue(JOBS)
     await queue.send([message("a")])

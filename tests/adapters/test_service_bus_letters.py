@@ -170,3 +170,14 @@ async def test_sessions_where_there_should_be_none_and_none_where_there_should_b
     with pytest.raises(ConfigurationError, match=r"has no sessions.*--enable-session true"):
         async with client(QueueSpec("jobs", key="customer")):
             pass
+
+
+async def test_what_is_declared_and_not_kept_here_is_told_at_open(bus: Server, jobs: Entity) -> None:
+    for spec, told in (
+        (QueueSpec("jobs", limit=501), "limit=501: no more than 500"),
+        (QueueSpec("jobs", limit=5, key="k"), "limit=5: nobody can count"),
+        (QueueSpec("jobs", dedup_window=900.0), r"dedup_window=900 s is longer than the queue's \(dedup=600\)"),
+    ):
+        with pytest.raises(ConfigurationError, match=told):
+            async with client(spec, dedup=600):
+                pass

@@ -190,7 +190,7 @@ class ServiceBusQueue:
                 await link.complete_message(held.message)
 
         try:
-            await self._receiver.use(end, asks=1)
+            await self._receiver.use(end)
         except LOST:
             ours = held.copied or (held.asked and self._clock.monotonic() < held.deadline)
             return self._claims.ended(outcome) if ours else self._claims.lost(outcome)
@@ -228,7 +228,7 @@ class ServiceBusQueue:
     async def _put(self, messages: Sequence[ServiceBusMessage]) -> None:
         self._depth = None
         if messages:
-            await self._guarded(self.sender.use(lambda link: put(link, messages), asks=0))
+            await self._guarded(self.sender.use(lambda link: put(link, messages)))
 
     async def _guarded(self, call: Awaitable[R]) -> R:
         try:
