@@ -27,7 +27,10 @@ RECORDS = 160
 """Bytes of text that a send leaves free for what is recorded later: attempts, hand-outs, the moments of a delay."""
 
 DROPPED = ("error", "reason", "dedup", "headers", "key", "sent_at")
-"""What is left out of a line that has no room, in this order; texts are cut first. Never the body."""
+"""What is left out of a line that has no room, in this order. Never the body."""
+
+CUT = ("error", "reason")
+"""Of these as much stays as there is room for."""
 
 CODED = "coding"
 _XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # \r too: XML would make it \n
@@ -88,10 +91,9 @@ def fitted(content: Content, in_base64: bool) -> str | None:
         if over <= 0:
             return text
         said = line.pop(name, None)
-        if isinstance(said, str) and name in ("error", "reason") and len(said) > over:
-            cut = wrapped(Content(content.body, {**line, name: said[: len(said) - over]}), in_base64)
-            if len(cut.encode()) <= LARGEST:
-                return cut
+        left = len(said) - (over * 3 // 4 + 3 if in_base64 else over) if isinstance(said, str) else 0
+        if isinstance(said, str) and name in CUT and left > 0:
+            return wrapped(Content(content.body, {**line, name: said[:left]}), in_base64)
     return None
 
 

@@ -88,6 +88,7 @@ class StorageQueue:
                 taken = await self._take(limit)
                 self._pace.asked(len(taken))
                 if taken:
+                    self._depth = None
                     return taken
             left = end - self._clock.monotonic()
             if left <= 0:

@@ -6,6 +6,7 @@ is sent once, for a repeated request cannot tell the effect of the first from th
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar
@@ -46,6 +47,7 @@ class Service:
         address = self.address
         said: dict[str, Any] = {"api_version": address.api_version} if address.api_version else {}
         said |= {**RETRIES, "connection_timeout": TIMEOUT, "read_timeout": TIMEOUT}
+        said["logger"] = logging.Logger("azure", logging.WARNING)  # by itself it writes two lines for each request
         async with AsyncExitStack() as stack, self.told(opening=True):
             who: Any = address.credential or await stack.enter_async_context(credential())
             try:
