@@ -22,7 +22,7 @@ from tidemill.errors import ConfigurationError, Unavailable
 
 T = TypeVar("T")
 
-RETRIES = {"retry_total": 2, "initial_backoff": 0, "random_jitter_range": 1}
+RETRIES = {"retry_total": 2, "initial_backoff": 0, "increment_base": 1, "random_jitter_range": 1}
 ONCE: Mapping[str, Any] = {"retry_total": 0}
 TIMEOUT = 10
 FOREVER = -1
