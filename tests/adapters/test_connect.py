@@ -44,7 +44,8 @@ def test_an_adapter_of_the_users_own() -> None:
         ("sqllite:///x.db", "sqllite:///x.db: no adapter for sqllite: (did you mean sqlite:?)"),
         (
             "ftp://u:s3cret@x",
-            "ftp://u:***@x: no adapter for ftp: (there are cosmos, memory, postgres, postgresql, sqlite)",
+            "ftp://u:***@x: no adapter for ftp:"
+            " (there are azure-storage-queue, cosmos, memory, postgres, postgresql, sqlite)",
         ),
         ("tidemill.db", "'tidemill.db' is no database URL: write memory: or sqlite:///file.db"),
         ("", "'' is no database URL: write memory: or sqlite:///file.db"),

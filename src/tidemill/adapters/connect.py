@@ -63,7 +63,14 @@ def _cosmos(url: str, clock: Clock) -> Database:
     return Cosmos.from_url(url, clock)
 
 
+def _storage_queue(url: str, clock: Clock) -> Database:
+    from tidemill.adapters.storage_queue import StorageQueues
+
+    return StorageQueues.from_url(url, clock)
+
+
 _OURS: Mapping[str, Factory] = {
+    "azure-storage-queue": _storage_queue,
     "cosmos": _cosmos,
     "memory": _memory,
     "postgres": _postgres,
@@ -71,5 +78,5 @@ _OURS: Mapping[str, Factory] = {
     "sqlite": _sqlite,
 }
 
-_EXTRAS: Mapping[str, str] = {"cosmos": "azure", "postgresql": "postgres"}
+_EXTRAS: Mapping[str, str] = {"azure-storage-queue": "azure", "cosmos": "azure", "postgresql": "postgres"}
 """The extra that brings a scheme's library, where it is not named after the scheme."""

@@ -8,7 +8,6 @@ at most), `create` (`no`: containers must be there already), `tls` (`no`, for a 
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -80,27 +79,7 @@ def _endpoint(account: Account) -> tuple[str, str]:
             raise ConfigurationError(
                 f"{account.shown}: the connection string has no AccountEndpoint=https://…; and AccountKey=…;"
             )
-        return endpoint, _checked(account, key)
-    scheme = "http" if account.choice("tls", ("yes", "no")) == "no" else "https"
-    if scheme == "http" and not _here(urlsplit(f"//{account.host}").hostname or ""):
-        raise ConfigurationError(f"{account.shown}: tls=no is for a stand-in on this machine; leave it out")
+        return endpoint, account.base64(key)
+    scheme = account.protocol()
     host = account.host if re.search(r"[.:]", account.host) else f"{account.host}.documents.azure.com:443"
-    return f"{scheme}://{host}/", _checked(account, account.key) if account.key else ""
-
-
-def _checked(account: Account, key: str) -> str:
-    """A key is base64; one that is not was cut or escaped wrongly, and the driver's words for it show it."""
-    if not re.fullmatch(r"[A-Za-z0-9+/]+={0,2}", key) or len(key) % 4:
-        raise ConfigurationError(
-            f"{account.shown}: the key is no base64 (in a URL write / as %2F, + as %2B and = as %3D)"
-        )
-    return key
-
-
-def _here(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return f"{scheme}://{host}/", account.base64(account.key) if account.key else ""

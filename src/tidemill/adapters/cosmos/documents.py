@@ -14,11 +14,11 @@ from typing import Any
 from azure.core import MatchConditions
 from azure.cosmos.exceptions import CosmosResourceNotFoundError
 
+from tidemill.adapters.azure.several import each
 from tidemill.adapters.cosmos.containers import Container, Containers
 from tidemill.adapters.cosmos.faults import status
 from tidemill.adapters.cosmos.items import Item, partition_key, to_item, to_stored
 from tidemill.adapters.cosmos.query import Parameters, continuation, sql
-from tidemill.adapters.cosmos.several import each
 from tidemill.errors import BadOption
 from tidemill.model import CollectionSpec, Delete, Expect, Gone, Mismatch, Put, Query, Rows, Stored, Write, Written
 

@@ -14,13 +14,13 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from tidemill.adapters.azure.several import each
 from tidemill.adapters.cosmos import cursor as cursors
 from tidemill.adapters.cosmos.changes import logged
 from tidemill.adapters.cosmos.containers import Container, Containers
 from tidemill.adapters.cosmos.cursor import BEGINNING, NOW, Cursor
 from tidemill.adapters.cosmos.ranges import children, moved
 from tidemill.adapters.cosmos.reader import EVERY, LATEST, Answer, read
-from tidemill.adapters.cosmos.several import each
 from tidemill.errors import ConfigurationError, Unavailable
 from tidemill.model import Expired, Lag, Logged, Moved, Page, Start
 from tidemill.ports import Clock

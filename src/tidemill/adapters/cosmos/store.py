@@ -12,9 +12,9 @@ from typing import Any
 from azure.core import MatchConditions
 from azure.cosmos.exceptions import CosmosResourceNotFoundError
 
+from tidemill.adapters.azure.several import each
 from tidemill.adapters.cosmos.containers import Container, Containers
 from tidemill.adapters.cosmos.faults import status
-from tidemill.adapters.cosmos.several import each
 from tidemill.model import Gone, Record, Stale, Swap, Swapped
 
 PREFIX = "tidemill|"
