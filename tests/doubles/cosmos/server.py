@@ -6,7 +6,6 @@ import asyncio
 import base64
 import hashlib
 import hmac
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -222,9 +221,7 @@ def _ended(request: web.Request) -> web.Response:
     return web.Response()
 
 
-def _documents(
-    container: Container, path: str, method: str, id: str, request: web.Request, body: Any
-) -> web.Response:
+def _documents(container: Container, path: str, method: str, id: str, request: web.Request, body: Any) -> web.Response:
     found = operations.answer(container, method, id, request.headers, body)
     headers = found.headers | {"x-ms-request-charge": f"{found.charge:g}", "x-ms-alt-content-path": path}
     if found.body is None:

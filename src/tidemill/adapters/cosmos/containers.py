@@ -2,6 +2,10 @@
 
 The client's own retries would outlast the limits of the engine, so they are few and short; what is left of a 429 then
 is an outage like others, and the engine waits.
+
+Regions: the client reads in the first of the preferred ones that answers and writes where the account takes writes;
+both follow from the account's own words, which it asks for anew every five minutes and after a refusal. Session tokens
+make a read see this process's writes, wherever it goes.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from tidemill.adapters.azure.account import credential
 from tidemill.adapters.cosmos.address import Address
 from tidemill.adapters.cosmos.faults import translate
 from tidemill.adapters.cosmos.ranges import Range, ranges
+from tidemill.adapters.cosmos.wire import Wire
 from tidemill.errors import ConfigurationError, Unavailable
 
 OWN_KEY = "/_key"
@@ -59,6 +64,12 @@ class Containers:
         self._stack: AsyncExitStack | None = None
         self._client: CosmosClient | None = None
         self._known: dict[str, Container] = {}
+        self._wire = Wire()
+
+    @property
+    def charged(self) -> Mapping[str, float]:
+        """Request units by container, since this object was made."""
+        return dict(self._wire.charged)
 
     async def open(self) -> None:
         """Connect. Idempotent. Raises `ConfigurationError` for what a person must mend."""
@@ -66,16 +77,20 @@ class Containers:
             return
         async with AsyncExitStack() as stack, self.told(opening=True):
             who: str | AsyncTokenCredential = self._address.key or await stack.enter_async_context(credential())
+            transport = self._wire.transport()
+            stack.push_async_callback(transport.close)  # also when the client cannot be made, or not be entered
             client = CosmosClient(
                 self._address.endpoint,
                 who,
+                transport=transport,
+                raw_response_hook=self._wire.answered,
                 preferred_locations=list(self._address.regions),
                 retry_total=RETRIES,
                 retry_backoff_max=BACKOFF,
                 connection_timeout=TIMEOUT,
                 read_timeout=TIMEOUT,
             )
-            stack.push_async_callback(client.close)  # also when it cannot be entered: its session is open by then
+            stack.push_async_callback(client.close)
             self._client = await client.__aenter__()
             self._stack = stack.pop_all()
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tidemill.adapters.cosmos.address import Address, address
+from tidemill.adapters.cosmos.commit import commit
 from tidemill.adapters.cosmos.containers import OWN_KEY, Container, Containers
 from tidemill.adapters.cosmos.documents import CosmosDocuments
 from tidemill.adapters.cosmos.feed import CosmosFeed
@@ -15,7 +16,7 @@ from tidemill.errors import ConfigurationError
 from tidemill.model import CollectionSpec, Commit, CommitResult, Limits, QueueSpec, Source, StreamSpec, TableSpec
 from tidemill.ports import Clock, DeadLetters, Documents, Feed, Presence, Queue, Store
 
-PARTS = ("store", "feed", "documents", "dead_letters")
+PARTS = ("store", "feed", "documents", "dead_letters", "key_commit")
 BODY = 2_000_000
 """Of the 2 MB that an item may have, what is left for a body beside the fields that the service adds."""
 
@@ -94,7 +95,11 @@ class Cosmos:
         return None
 
     async def commit(self, commits: Sequence[Commit]) -> Sequence[CommitResult]:
-        raise ConfigurationError(f"{self._address.shown}: nothing here commits several things in one step")
+        return await commit(self._containers, self._address.shown, self._of_name, commits)
+
+    def charged(self) -> Mapping[str, float]:
+        """Implements `tidemill.ports.Metered`, in request units."""
+        return self._containers.charged
 
     async def _open(self, source: Source) -> None:
         match source:
@@ -117,6 +122,10 @@ class Cosmos:
                 f" {', '.join(container.paths)}, and order is kept by that; write key={','.join(container.paths)!r}"
             )
         return container
+
+    def _of_name(self, name: str) -> CosmosDocuments:
+        container = self._source(CollectionSpec(name))
+        return CosmosDocuments(self._containers, container, CollectionSpec(name), self._bells[name])
 
     def _source(self, source: Source) -> Container:
         if source.name not in self._sources:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from azure.core.exceptions import AzureError, ClientAuthenticationError
-from azure.cosmos.exceptions import CosmosHttpResponseError
+from azure.cosmos.exceptions import CosmosBatchOperationError, CosmosHttpResponseError
 
 from tidemill.adapters.cosmos.address import Address
+from tidemill.adapters.cosmos.wire import Throttled
 from tidemill.errors import BackendFull, ConfigurationError, TidemillError, TooLarge, Unavailable, Unfit
 
-DRIVER = (AzureError, OSError, TimeoutError)
+DRIVER = (AzureError, OSError, TimeoutError, Throttled)
 """What the client raises for reasons that lie outside the program."""
+
+USED_UP = "the throughput is used up (429); raise the RU/s of the container, or lower the load"
 
 GONE = 410
 SPLIT = (1002, 1007)
@@ -26,6 +29,8 @@ def translate(error: Exception, address: Address, *, opening: bool = False) -> E
         return error
     if opening and (told := _mistake(error, address)):
         return ConfigurationError(f"{address.shown}: {told}")
+    if isinstance(error, Throttled):
+        return Unavailable(f"{address.shown}: {USED_UP} (the service asks to wait for {error.seconds:g} s)")
     words = f"{address.shown}: {_words(error, address)}"
     match status(error):
         case 413:
@@ -33,8 +38,7 @@ def translate(error: Exception, address: Address, *, opening: bool = False) -> E
         case 400 if opening is False and _about_the_body(error):
             return Unfit(words)
         case 429:
-            told = "the throughput is used up (429); raise the RU/s of the container, or lower the load"
-            return Unavailable(f"{address.shown}: {told}")
+            return Unavailable(f"{address.shown}: {USED_UP}")
         case 403 if _sub_status(error) == 1014:
             return BackendFull(f"{address.shown}: a logical partition has reached its 20 GB; nothing was written")
     return Unavailable(words)
@@ -42,7 +46,8 @@ def translate(error: Exception, address: Address, *, opening: bool = False) -> E
 
 def status(error: BaseException) -> int:
     """The HTTP status, 0 where there was no answer."""
-    return int(error.status_code or 0) if isinstance(error, CosmosHttpResponseError) else 0
+    told = isinstance(error, CosmosHttpResponseError | CosmosBatchOperationError)
+    return int(getattr(error, "status_code", 0) or 0) if told else 0
 
 
 def moved(error: BaseException) -> bool:

@@ -19,9 +19,13 @@ KINDS = ("IS_NULL", "IS_BOOL", "IS_NUMBER", "IS_STRING")
 
 Parameters = list[dict[str, object]]
 
+Conditions = Sequence[tuple[str, Sequence[object]]]
+"""Paths of the partition key, and the values that each may have."""
 
-def sql(query: Query, name: str, fields: Sequence[str], key_path: str) -> tuple[str, Parameters]:
-    """The question for one page. Raises `ConfigurationError` for a field that was not declared."""
+
+def sql(query: Query, name: str, fields: Sequence[str], key: Conditions) -> tuple[str, Parameters]:
+    """The question for one page; `key`: what the query's key means. Raises `ConfigurationError` for a field that was
+    not declared."""
     for field in (*(one.field for one in query.filters), *([query.order] if query.order else [])):
         if field not in fields:
             known = ", ".join(fields) or "none"
@@ -32,7 +36,7 @@ def sql(query: Query, name: str, fields: Sequence[str], key_path: str) -> tuple[
         parameters.append({"name": f"@p{len(parameters)}", "value": value})
         return f"@p{len(parameters) - 1}"
 
-    wheres = [f"{at(key_path)} = {put(query.key)}"] if query.key is not None else []
+    wheres = [f"({' OR '.join(f'{at(path)} = {put(value)}' for value in values)})" for path, values in key]
     wheres += [f"{at(one.field)} {one.op} {put(one.value)}" for one in query.filters]
     if query.continuation is not None:
         wheres.append(_behind(query, put))
