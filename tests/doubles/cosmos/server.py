@@ -6,7 +6,7 @@ import asyncio
 import base64
 import hashlib
 import hmac
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -27,7 +27,7 @@ LARGEST = 2 * 1024 * 1024 + 4096
 
 @dataclass(slots=True)
 class Rule:
-    """What goes wrong with the next `count` requests whose `<METHOD> <path>` contains `match`.
+    """What goes wrong with the next `count` requests whose `<METHOD> <path>` contains `match`, or which count as it.
 
     `applied`: after it took effect (it commits and raises). `status` 0 ends the connection.
     """
@@ -53,6 +53,8 @@ class Server:
         self.rules: list[Rule] = []
         self.counts: Counter[str] = Counter()
         self.several_writers = False
+        self.feeds: deque[Mapping[str, str]] = deque(maxlen=100)
+        """The headers of the last questions to feeds."""
         self.port = 0
         self._runner: web.AppRunner | None = None
 
@@ -88,9 +90,12 @@ class Server:
         self.counts[kind] += 1
         region = self._region(request)
         region.counts[kind] += 1
+        if kind == "GET feed":
+            self.feeds.append(request.headers)
         if region.down:
             return _ended(request)
-        rule = next((rule for rule in self.rules if rule.count and rule.match in f"{request.method} {path}"), None)
+        name = f"{request.method} {path}"
+        rule = next((r for r in self.rules if r.count and (r.match in name or r.match == kind)), None)
         if rule is not None:
             rule.count -= 1
             await asyncio.sleep(rule.delay)

@@ -146,8 +146,10 @@ class _Place:
             try:
                 proxy = self._documents.container.proxy
                 replies = await proxy.execute_item_batch([step.operation for step in steps], self._key)
-                return self._committed({step.at: one["resourceBody"] for step, one in zip(steps, replies, strict=True)
-                                        if step.item is not None})  # fmt: skip
+                bodies = {step.at: one.get("resourceBody") for step, one in zip(steps, replies, strict=True)}
+                items = {at: body for at, body in bodies.items() if body}
+                self._documents.container.wrote(next(iter(items.values()), {}), replies.get_response_headers())
+                return self._committed(items)
             except CosmosBatchOperationError as error:
                 if status(error) not in REFUSED:
                     raise

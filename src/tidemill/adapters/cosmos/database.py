@@ -31,6 +31,8 @@ class Cosmos:
         self._sources: dict[str, Container] = {}
         self._bells: dict[str, asyncio.Event] = {}
         self._store: Container | None = None
+        self.warnings: tuple[str, ...] = ()
+        """What is strange in the settings and no mistake; told at start."""
 
     @classmethod
     def from_url(cls, url: str, clock: Clock) -> Cosmos:
@@ -53,10 +55,16 @@ class Cosmos:
                 " (queues.NAME.url, or TIDEMILL_QUEUES__NAME__URL)"
             )
         await self._containers.open()
-        if await self._containers.several_writers():
+        regions = await self._containers.regions()
+        if len(regions.writable) > 1:
             raise ConfigurationError(
                 f"{self._address.shown}: the account takes writes in several regions, where two replicas could both win"
                 " a lease; let it write in one (az cosmosdb update --enable-multiple-write-locations false)"
+            )
+        if unknown := regions.unknown(self._address.regions):
+            self.warnings = (
+                f"{self._address.shown}: regions={','.join(self._address.regions)}: the account has no"
+                f" {' and no '.join(unknown)} (it has {', '.join(regions.readable)}); passed over",
             )
         self._store = await self._containers.make(self._address.store, "/id", ttl=True)
         if self._store.paths != ("id",):
