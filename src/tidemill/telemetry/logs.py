@@ -19,7 +19,8 @@ from tidemill.core.scrub import scrub
 Format: TypeAlias = Literal["console", "json"]
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "worker", "id", "color_message"}
-_QUIET = ("asyncio", "httpx", "httpcore")
+_QUIET = ("asyncio", "azure", "httpx", "httpcore")
+"""Loggers that tell each request, or each step of a loop."""
 
 
 def configure(

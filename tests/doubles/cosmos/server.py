@@ -146,6 +146,7 @@ class Server:
     async def _answer(self, request: web.Request, path: str, region: Region) -> web.Response:
         words = path.split("/")
         if (request.content_length or 0) > LARGEST:
+            await request.read()  # else the connection ends before the client has the answer
             raise Fault(413, "Request size is too large")
         body = await request.json() if request.can_read_body and request.method in ("POST", "PUT") else {}
         match [request.method, *words]:

@@ -19,7 +19,7 @@ from azure.cosmos.exceptions import CosmosBatchOperationError
 from tidemill.adapters.cosmos.containers import Containers
 from tidemill.adapters.cosmos.documents import CosmosDocuments
 from tidemill.adapters.cosmos.faults import status
-from tidemill.adapters.cosmos.items import Item, partition_key, same_write, signed, to_item
+from tidemill.adapters.cosmos.items import BODY, Item, partition_key, same_write, signed, to_item
 from tidemill.adapters.cosmos.several import each
 from tidemill.adapters.cosmos.wire import watched
 from tidemill.errors import BadOption, ConfigurationError, TooLarge, Unavailable
@@ -28,8 +28,6 @@ from tidemill.model import Write as DocumentWrite
 
 MOST = 100
 """Writes of a batch."""
-LARGEST = 2_000_000
-"""Bytes of bodies, out of the 2 MB that a batch may have."""
 TRIES = 3
 REFUSED = (404, 409, 412)
 
@@ -81,7 +79,7 @@ def _check(commit: Commit, shown: str) -> None:
             )
     if len(commit.writes) > MOST:
         raise BadOption(f"{shown}: a commit of {len(commit.writes)} writes: Cosmos DB takes {MOST} in one step")
-    if sum(len(write.body) for write in commit.writes if isinstance(write, Put)) > LARGEST:
+    if sum(len(write.body) for write in commit.writes if isinstance(write, Put)) > BODY:
         raise TooLarge(f"{shown}: the documents of a commit are larger than Cosmos DB takes in one step (2 MB)")
 
 

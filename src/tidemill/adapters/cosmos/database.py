@@ -10,6 +10,7 @@ from tidemill.adapters.cosmos.commit import commit
 from tidemill.adapters.cosmos.containers import OWN_KEY, Container, Containers
 from tidemill.adapters.cosmos.documents import CosmosDocuments
 from tidemill.adapters.cosmos.feed import CosmosFeed
+from tidemill.adapters.cosmos.items import BODY
 from tidemill.adapters.cosmos.letters import CosmosDeadLetters
 from tidemill.adapters.cosmos.store import CosmosStore
 from tidemill.errors import ConfigurationError
@@ -17,8 +18,6 @@ from tidemill.model import CollectionSpec, Commit, CommitResult, Limits, QueueSp
 from tidemill.ports import Clock, DeadLetters, Documents, Feed, Presence, Queue, Store
 
 PARTS = ("store", "feed", "documents", "dead_letters", "key_commit")
-BODY = 2_000_000
-"""Of the 2 MB that an item may have, what is left for a body beside the fields that the service adds."""
 
 
 class Cosmos:
@@ -41,7 +40,7 @@ class Cosmos:
 
     @property
     def features(self) -> frozenset[str]:
-        return frozenset([*PARTS, *(["versions", "deletes"] if self._address.every else [])])
+        return frozenset([*PARTS, *(["versions", "deletes", "now_only"] if self._address.every else [])])
 
     @property
     def limits(self) -> Limits:

@@ -72,6 +72,15 @@ def _about_the_body(error: BaseException) -> bool:
     return "invalid" in words and ("json" in words or "'id'" in words or "partition key" in words)
 
 
+def _refused(error: BaseException, address: Address) -> str:
+    clock = "look at the clock of this machine"
+    if "expired" in str(error).lower():
+        return f"the account says that the token has expired; {clock}, and at the identity's login (az login)"
+    if address.key:
+        return f"the account refuses this key; copy it again, or {clock}"
+    return f"the account refuses the token of this identity ({_words(error, address)}); is it of the account's tenant?"
+
+
 def _mistake(error: BaseException, address: Address) -> str:
     """What a person must mend before it can work; empty for an outage."""
     if isinstance(error, ClientAuthenticationError) and not isinstance(error, CosmosHttpResponseError):
@@ -79,7 +88,7 @@ def _mistake(error: BaseException, address: Address) -> str:
         return f"{told} ({_words(error, address)})"
     match status(error):
         case 401:
-            return "the account refuses this key or token; copy the key again, or look at the clock of this machine"
+            return _refused(error, address)
         case 403 if _sub_status(error) in (0, 5300, 5301, 5302):
             told = "give it the role Cosmos DB Built-in Data Contributor (az cosmosdb sql role assignment create)"
             return f"the account forbids this ({_words(error, address)}); {told}, or allow this network"

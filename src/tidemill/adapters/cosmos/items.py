@@ -16,7 +16,7 @@ from typing import Any
 from azure.cosmos.partition_key import NonePartitionKeyValue
 
 from tidemill.adapters.cosmos.containers import OWN_KEY
-from tidemill.errors import NoJson, Unfit
+from tidemill.errors import NoJson, TooLarge, Unfit
 from tidemill.model import Put, Stored
 
 SYSTEM = ("_rid", "_self", "_etag", "_attachments", "_ts", "_lsn", "_metadata")
@@ -30,6 +30,8 @@ LONGEST_ID = 1_023
 """Bytes of an id."""
 LONGEST_KEY = 2_048
 """Bytes of a partition key."""
+BODY = 2_000_000
+"""Of the 2 MB that an item may have, what is left for a body beside the fields that the service adds."""
 
 Item = Mapping[str, Any]
 
@@ -39,11 +41,13 @@ _NOTHING: Any = object()
 
 def to_item(put: Put, paths: Sequence[str]) -> dict[str, Any]:
     """The item of a document. Raises `Unfit` where its body cannot be one, or disagrees about the key, and where its id
-    or key is none for Cosmos DB."""
+    or key is none for Cosmos DB; `TooLarge`."""
     if why := unfit_id(put.id):
         raise Unfit(f"document {_short(put.id)}: Cosmos DB takes no id that {why}; choose another id")
     if len(put.key.encode()) > LONGEST_KEY:
         raise Unfit(f"document {put.id!r}: its key has more than {LONGEST_KEY:,} bytes; choose a shorter key")
+    if len(put.body) > BODY:
+        raise TooLarge(f"document {put.id!r}: {len(put.body):,} bytes: Cosmos DB takes {BODY:,} of a document's body")
     item = _object(put)
     for name in (*SYSTEM, ID, KEY, WRITE):
         if name in item:
