@@ -253,8 +253,8 @@ class Database(Protocol):
     `features` names what it can do, from: `store feed queue documents dead_letters commit presence` and `delay dedup
     unique priority order key_order peek purge deletes before versions trim key_commit now_only`; `limits` what it
     takes. `order` is oldest first; `versions`: each version of a document is a change, not only what it is when it is
-    read; `trim`: the log is ours to trim; `now_only`: a feed can begin now only. `key_order`: of a queue's messages with
-    one key one at a time, each after the ones sent before it. `key_commit`, where there is no `commit`: commits of
+    read; `trim`: the log is ours to trim; `now_only`: a feed can begin now only. `key_order`: of a queue's messages
+    with one key one at a time, each after the ones sent before it. `key_commit`, where there is no `commit`: commits of
     document writes of one collection and one key only; others raise `ConfigurationError` or `BadOption` before anything
     is written. Asking for a part that is not in `features` raises `ConfigurationError`. Parts are handles on the same
     connection; asking twice is cheap.

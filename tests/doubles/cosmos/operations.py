@@ -158,6 +158,8 @@ def _page(container: Container, found: list[Any], headers: Mapping[str, str], as
     size = 100 if size < 1 else size
     page = found[begin : begin + size]
     told = {"x-ms-session-token": ",".join(feed.session(one)["x-ms-session-token"] for one in asked)}
+    if len(asked) == 1:
+        told["x-ms-documentdb-partitionkeyrangeid"] = asked[0].id  # without it the client looks all ranges up again
     if begin + size < len(found):
         told["x-ms-continuation"] = str(begin + size)
     body = {"_rid": container.rid, "Documents": page, "_count": len(page)}

@@ -189,6 +189,19 @@ class Server:
             "queryEngineConfiguration": "{}",
         }
 
+    def _region_is(self, name: str, how: str) -> None:
+        match how:
+            case "down" | "up":
+                self.regions.named(name).down = how == "down"
+            case "lagging":
+                self.regions.lag(name)
+            case "caught up":
+                self.regions.catch_up(name)
+            case "writing":
+                self.regions.failover(name)
+            case _:
+                raise web.HTTPNotFound
+
     # --- controls -------------------------------------------------------------------------------------------
 
     def control(self, name: str, said: Mapping[str, Any]) -> Item:
@@ -206,6 +219,8 @@ class Server:
                 self.several_writers = True
             case "create":
                 self.account.create(said["database"], said["body"])
+            case "region":
+                self._region_is(said["name"], said["is"])
             case "advance":
                 self.account.ahead += said["seconds"]
             case "counts":

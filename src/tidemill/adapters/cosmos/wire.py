@@ -81,7 +81,7 @@ class Wire:
         sent = _SENT.get()
         if sent is not None and response.http_request.method != "GET" and _is_definite(answer.status_code):
             sent.lost -= 1
-        if answer.status_code == 429:
+        if answer.status_code == 429 and name != ACCOUNT:  # the client asks for the account in tasks of its own, too
             seconds = float(headers.get("x-ms-retry-after-ms") or 0) / 1000
             if seconds > LONGEST:
                 raise Throttled(seconds)
