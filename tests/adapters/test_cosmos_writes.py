@@ -329,6 +329,17 @@ async def test_documents_under_hierarchical_keys(cosmos: Server, database: Cosmo
     assert [one is None for one in await documents.get(["b0", "b1", "b2", "b3"])] == [False, True, True, False]
 
 
+async def test_an_order_that_the_container_has_no_index_for(cosmos: Server, database: Cosmos) -> None:
+    """Containers of ours have it for the fields that were declared when they were made; others are told what to add."""
+    cosmos.account.create("shop", {"id": "bills", "partitionKey": {"paths": ["/no"], "kind": "Hash", "version": 2}})
+    bills = CollectionSpec("bills", fields=("n",))
+    await database.open([bills], [])
+    with pytest.raises(ConfigurationError, match=r"an order needs an index of two fields .* the ordered field and /id"):
+        await database.documents(bills).query(Query(order="n"))
+    assert (await database.documents(bills).query(Query())).documents == (), "by id it has one"
+    assert (await database.documents(ORDERS).query(Query(order="n", descending=True))).documents == ()
+
+
 async def test_a_document_that_expires_is_gone(cosmos: Server, database: Cosmos) -> None:
     """TTL is the container's: an expired document is not there, may be created again, and is no change of its own."""
     container = cosmos.account.container("shop", "orders")

@@ -35,6 +35,11 @@ def translate(error: Exception, address: Address, *, opening: bool = False) -> E
     match status(error):
         case 413:
             return TooLarge(f"{address.shown}: the document is larger than Cosmos DB takes (2 MB with all its fields)")
+        case 400 if "composite index" in str(error).lower():
+            return ConfigurationError(
+                f"{address.shown}: an order needs an index of two fields that this container does not have; add to the"
+                " compositeIndexes of its indexing policy the ordered field and /id, both ascending and both descending"
+            )
         case 400 if opening is False and _about_the_body(error):
             return Unfit(words)
         case 429:

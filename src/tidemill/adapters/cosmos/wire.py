@@ -17,6 +17,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import unquote
 
 from aiohttp import ClientSession, DummyCookieJar, TraceConfig, TraceRequestHeadersSentParams
 from azure.core.pipeline.transport import AioHttpTransport
@@ -100,4 +101,4 @@ def _is_definite(status: int) -> bool:
 def _container(url: str) -> str:
     """`…/dbs/<database>/colls/<container>/…`."""
     _, _, rest = url.partition("/colls/")
-    return rest.partition("/")[0].partition("?")[0] or ACCOUNT
+    return unquote(rest.partition("/")[0].partition("?")[0]) or ACCOUNT
