@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from asyncio import Event
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from tidemill.model import (
     Commit,
@@ -251,11 +251,13 @@ class Database(Protocol):
     """One backend, opened by its URL: what it offers, and the commit that spans its parts.
 
     `features` names what it can do, from: `store feed queue documents dead_letters commit presence` and `delay dedup
-    unique priority order key_order sessions peek purge deletes before versions trim`; `limits` what it takes. `order`
-    is oldest first; `versions`: each version of a document is a change, not only what it is when it is read; `trim`:
-    the log is ours to trim. `key_order`: of a queue's messages with one key one at a time, each after the ones sent
-    before it; such a queue is read as a feed (`StreamSpec`) or, with `sessions`, hands its messages out in that way.
-    Asking for a part that is not in `features` raises `ConfigurationError`. Parts are handles on the same
+    unique priority order key_order sessions peek purge deletes before versions trim key_commit now_only`; `limits` what
+    it takes. `order` is oldest first; `versions`: each version of a document is a change, not only what it is when it is
+    read; `trim`: the log is ours to trim; `now_only`: a feed can begin now only. `key_order`: of a queue's messages
+    with one key one at a time, each after the ones sent before it; such a queue is read as a feed (`StreamSpec`) or,
+    with `sessions`, hands its messages out in that way. `key_commit`, where there is no `commit`: commits of document
+    writes of one collection and one key only; others raise `ConfigurationError` or `BadOption` before anything is
+    written. Asking for a part that is not in `features` raises `ConfigurationError`. Parts are handles on the same
     connection; asking twice is cheap.
     """
 
@@ -294,4 +296,13 @@ class Database(Protocol):
         nothing is applied and the result is `Committed(repeated=True)`. A mismatch of a write or a stale swap
         makes it `Conflicted`.
         """
+        ...
+
+
+@runtime_checkable
+class Metered(Protocol):
+    """What a backend charges by the request, where it does: a `Database` may have this, too."""
+
+    def charged(self) -> Mapping[str, float]:
+        """What all requests so far have cost, by container, in the backend's own unit. Only grows; asks nobody."""
         ...

@@ -146,7 +146,9 @@ async def test_a_lock_that_was_lost_is_lost(bus: Server, jobs: Entity, database:
     for fault, verdict in (("settle", Done()), ("renew-lock", Done()), ("settle", Dead("x"))):
         delivery = await one(database)
         bus.faults.append(Fault(fault, "lost"))
-        reply = (await queue.extend([delivery]))[0] if fault == "renew-lock" else await settle_one(queue, delivery, verdict)
+        reply = (
+            (await queue.extend([delivery]))[0] if fault == "renew-lock" else await settle_one(queue, delivery, verdict)
+        )
         assert reply == Lost()
         bus.namespace.clock.offset += LOCK + 1
         await until(lambda: not jobs.locked)
@@ -218,7 +220,9 @@ async def test_dedup_gives_the_first_id_for_all(bus: Server) -> None:
         assert sorted(delivery.id for delivery in await take(queue)) == sorted({*first})
 
 
-async def test_hand_outs_without_a_verdict_are_counted_over_copies(jobs: Entity, database: ServiceBus, bus: Server) -> None:
+async def test_hand_outs_without_a_verdict_are_counted_over_copies(
+    jobs: Entity, database: ServiceBus, bus: Server
+) -> None:
     queue = database.queue(JOBS)
     await queue.send([message("a")])
     for expected in (1, 2, 3):

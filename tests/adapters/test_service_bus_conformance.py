@@ -13,7 +13,6 @@ from tidemill.adapters.service_bus import ServiceBus
 from tidemill.engine.clock import SystemClock
 from tidemill.testing import conformance
 
-
 OF_FEEDS = (
     "test_what_was_put_comes_back",
     "test_a_letter_has_any_body",

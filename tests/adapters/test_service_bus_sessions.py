@@ -53,7 +53,9 @@ async def some(queue: Queue, limit: int = 10, within: float = 8.0) -> list[Deliv
     return []
 
 
-async def collect(queue: Queue, count: int, verdict: Callable[[Delivery], Verdict] = lambda _: Done()) -> list[Delivery]:
+async def collect(
+    queue: Queue, count: int, verdict: Callable[[Delivery], Verdict] = lambda _: Done()
+) -> list[Delivery]:
     """Take and settle until so many have come."""
     seen: list[Delivery] = []
     while len(seen) < count:
@@ -217,7 +219,13 @@ async def test_dead_ones_make_room_for_the_next(bus: Server, orders: Entity) -> 
         (second,) = await some(queue)
         assert second.id == "a1"
         (letter,) = await letters.page("queue/orders", -1, 10)
-        assert (letter.id, letter.key, letter.reason, letter.attempts, letter.error) == ("a0", "a", "no use", 2, "the error")
+        assert (letter.id, letter.key, letter.reason, letter.attempts, letter.error) == (
+            "a0",
+            "a",
+            "no use",
+            2,
+            "the error",
+        )
         await settle_one(queue, second, Done())
         assert await letters.release("queue/orders", ["a0"]) == 1
         (back,) = await some(queue)
@@ -289,7 +297,11 @@ async def test_long_and_missing_keys_have_sessions_of_their_own(orders: Entity) 
         keys: list[str | None] = ["x" * 300, "x" * 301, None, ""]
         await queue.send([Message("orders", str(n), b"", key=key) for n, key in enumerate(keys)])
         seen = await collect(queue, 4)
-        assert {delivery.id: delivery.key for delivery in seen}.items() >= {("0", "x" * 300), ("1", "x" * 301), ("3", "")}
+        assert {delivery.id: delivery.key for delivery in seen}.items() >= {
+            ("0", "x" * 300),
+            ("1", "x" * 301),
+            ("3", ""),
+        }
         assert len({entry for entry in orders.sessions}) == 4
 
 

@@ -24,6 +24,7 @@ from tidemill.engine.forwarder import Forwarder
 from tidemill.engine.keeper import KEEP_EVERY
 from tidemill.engine.leases import Leases
 from tidemill.engine.membership import Membership
+from tidemill.engine.observe import charges
 from tidemill.engine.places import Places
 from tidemill.engine.queues import RETURN_AFTER, QueueWorker
 from tidemill.engine.standing import Unbound
@@ -165,10 +166,12 @@ class Engine:
             await self.machine.clock.sleep(seconds)
 
     async def measure(self) -> None:
-        """Lag, depths, dead letters, and rows that are needed no more."""
+        """Lag, depths, dead letters, what the backends charge, and rows that are needed no more."""
         for queue in self.queues:
             await queue.measure()
         await self._count_letters()
+        for fact in charges(self.places.databases):
+            self.machine.observer(fact)
         for feed in self.feeds:
             await feed.measure()
             for part in list(feed.parts.values()):

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tidemill.adapters.cosmos.address import Address, address
+from tidemill.adapters.cosmos.commit import commit
 from tidemill.adapters.cosmos.containers import OWN_KEY, Container, Containers
 from tidemill.adapters.cosmos.documents import CosmosDocuments
 from tidemill.adapters.cosmos.feed import CosmosFeed
+from tidemill.adapters.cosmos.items import BODY
 from tidemill.adapters.cosmos.letters import CosmosDeadLetters
 from tidemill.adapters.cosmos.store import CosmosStore
 from tidemill.errors import ConfigurationError
 from tidemill.model import CollectionSpec, Commit, CommitResult, Limits, QueueSpec, Source, StreamSpec, TableSpec
 from tidemill.ports import Clock, DeadLetters, Documents, Feed, Presence, Queue, Store
 
-PARTS = ("store", "feed", "documents", "dead_letters")
-BODY = 2_000_000
-"""Of the 2 MB that an item may have, what is left for a body beside the fields that the service adds."""
+PARTS = ("store", "feed", "documents", "dead_letters", "key_commit")
 
 
 class Cosmos:
@@ -30,6 +30,8 @@ class Cosmos:
         self._sources: dict[str, Container] = {}
         self._bells: dict[str, asyncio.Event] = {}
         self._store: Container | None = None
+        self.warnings: tuple[str, ...] = ()
+        """What is strange in the settings and no mistake; told at start."""
 
     @classmethod
     def from_url(cls, url: str, clock: Clock) -> Cosmos:
@@ -38,7 +40,7 @@ class Cosmos:
 
     @property
     def features(self) -> frozenset[str]:
-        return frozenset([*PARTS, *(["versions", "deletes"] if self._address.every else [])])
+        return frozenset([*PARTS, *(["versions", "deletes", "now_only"] if self._address.every else [])])
 
     @property
     def limits(self) -> Limits:
@@ -52,10 +54,16 @@ class Cosmos:
                 " (queues.NAME.url, or TIDEMILL_QUEUES__NAME__URL)"
             )
         await self._containers.open()
-        if await self._containers.several_writers():
+        regions = await self._containers.regions()
+        if len(regions.writable) > 1:
             raise ConfigurationError(
                 f"{self._address.shown}: the account takes writes in several regions, where two replicas could both win"
                 " a lease; let it write in one (az cosmosdb update --enable-multiple-write-locations false)"
+            )
+        if unknown := regions.unknown(self._address.regions):
+            self.warnings = (
+                f"{self._address.shown}: regions={','.join(self._address.regions)}: the account has no"
+                f" {' and no '.join(unknown)} (it has {', '.join(regions.readable)}); passed over",
             )
         self._store = await self._containers.make(self._address.store, "/id", ttl=True)
         if self._store.paths != ("id",):
@@ -94,7 +102,11 @@ class Cosmos:
         return None
 
     async def commit(self, commits: Sequence[Commit]) -> Sequence[CommitResult]:
-        raise ConfigurationError(f"{self._address.shown}: nothing here commits several things in one step")
+        return await commit(self._containers, self._address.shown, self._of_name, commits)
+
+    def charged(self) -> Mapping[str, float]:
+        """Implements `tidemill.ports.Metered`, in request units."""
+        return self._containers.charged
 
     async def _open(self, source: Source) -> None:
         match source:
@@ -117,6 +129,10 @@ class Cosmos:
                 f" {', '.join(container.paths)}, and order is kept by that; write key={','.join(container.paths)!r}"
             )
         return container
+
+    def _of_name(self, name: str) -> CosmosDocuments:
+        container = self._source(CollectionSpec(name))
+        return CosmosDocuments(self._containers, container, CollectionSpec(name), self._bells[name])
 
     def _source(self, source: Source) -> Container:
         if source.name not in self._sources:

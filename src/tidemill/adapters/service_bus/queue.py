@@ -29,7 +29,7 @@ from tidemill.adapters.service_bus.letters import bury
 from tidemill.adapters.service_bus.links import Clients, look
 from tidemill.adapters.service_bus.wire import Note, copy, delivery, fresh, note_of, put
 from tidemill.errors import TooLarge
-from tidemill.model import Dead, Delivery, Depth, Done, Later, Lost, Message, Outcome, QueueSpec, Settled, Waiting
+from tidemill.model import Dead, Delivery, Depth, Later, Lost, Message, Outcome, QueueSpec, Settled, Waiting
 from tidemill.ports import Clock
 
 LEAST = 0.1

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -26,7 +26,6 @@ from tidemill.adapters.service_bus.faults import DRIVER, HARMLESS, unable
 from tidemill.adapters.service_bus.letters import bury
 from tidemill.adapters.service_bus.links import Clients, Wire, quietly, wire_of
 from tidemill.adapters.service_bus.wire import Note, delivery, fresh, note_of, put
-from tidemill.errors import Unavailable
 from tidemill.model import Dead, Delivery, Depth, Later, Lost, Message, Outcome, QueueSpec, Settled, Waiting
 from tidemill.ports import Clock
 
