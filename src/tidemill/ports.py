@@ -251,11 +251,12 @@ class Database(Protocol):
     """One backend, opened by its URL: what it offers, and the commit that spans its parts.
 
     `features` names what it can do, from: `store feed queue documents dead_letters commit presence` and `delay dedup
-    unique priority order key_order peek purge deletes before versions trim`; `limits` what it takes. `order` is
+    unique priority order key_order peek purge deletes before versions trim foreign`; `limits` what it takes. `order` is
     oldest first; `versions`: each version of a document is a change, not only what it is when it is read; `trim`: the
-    log is ours to trim. `key_order`: of a queue's messages with one key one at a time, each after the ones sent
-    before it. Asking for a part that is not in `features` raises `ConfigurationError`. Parts are handles on the same
-    connection; asking twice is cheap.
+    log is ours to trim; `foreign`: leases in its store may be held by hosts that are no members (see `core.foreign`).
+    `key_order`: of a queue's messages with one key one at a time, each after the ones sent before it. Asking for a part
+    that is not in `features` raises `ConfigurationError`. Parts are handles on the same connection; asking twice is
+    cheap.
     """
 
     @property

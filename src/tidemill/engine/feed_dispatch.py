@@ -154,7 +154,7 @@ class Dispatch:
         call = Call(
             self._worker,
             tuple([entry.change for entry in entries]),
-            self._fence,
+            work.partition.hold.fence,
             self,
             entries[0].failures + 1,
             1,

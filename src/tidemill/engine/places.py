@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from tidemill.app.worker import Declared
+from tidemill.app.worker import Declared, OnChange
 from tidemill.engine.effects import OUTBOX
 from tidemill.errors import ConfigurationError
 from tidemill.model import QueueSpec, Source, StreamSpec
@@ -99,7 +99,8 @@ def places(
     if refused:
         raise ConfigurationError(*refused)
     homes: dict[str, tuple[Source, Database]] = {
-        spec.name: (spec, apart_sources.get(spec.name, main)) for spec, _ in declared.collections
+        spec.name: (replace(spec, workers=_workers(declared, spec.name)), apart_sources.get(spec.name, main))
+        for spec, _ in declared.collections
     }
     first = next((database for _, database in homes.values()), main)
     for queue, _ in declared.queues:
@@ -110,6 +111,15 @@ def places(
         {spec.name: (spec, apart_queues.get(spec.name, main)) for spec, _ in declared.queues},
         homes,
         store or first,
+    )
+
+
+def _workers(declared: Declared, source: str) -> tuple[str, ...]:
+    """Who gets the changes of a collection or table."""
+    return tuple(
+        worker.name
+        for worker in declared.workers
+        if isinstance(worker.trigger, OnChange) and worker.trigger.source.name == source
     )
 
 

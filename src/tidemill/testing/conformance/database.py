@@ -13,7 +13,8 @@ from tidemill.testing.conformance.suite import Suite, message, put, read_on, sta
 PARTS = frozenset(["store", "feed", "queue", "documents", "dead_letters", "commit", "presence"])
 OF_QUEUES = frozenset(["delay", "dedup", "unique", "priority", "order", "key_order", "peek", "purge"])
 OF_FEEDS = frozenset(["deletes", "before", "versions", "trim"])
-ABILITIES = OF_QUEUES | OF_FEEDS
+OF_STORES = frozenset(["foreign"])
+ABILITIES = OF_QUEUES | OF_FEEDS | OF_STORES
 
 
 class DatabaseConformance(Suite):
