@@ -2,8 +2,8 @@
 
 `P..<token>`, where P is the processor's name, the account's host, and the `_rid` of database and container. A
 partition's name is the token: the id of a physical partition (`version` 0) or bounds (`version` 1). What .NET has no
-field for stands in `properties` as texts named `tidemill.…`: .NET keeps these when it replaces an item, and drops fields
-it does not know. All that we do not know, in `properties` or beside it, comes back as it was.
+field for stands in `properties` as texts named `tidemill.…`: .NET keeps these when it replaces an item, and drops what
+it does not know itself. All that we do not know, in `properties` or beside it, comes back as it was.
 
 .NET copies `properties`: at each of its own writes, and to the children of a split. So ours say for which lease they
 are (`tidemill.lease`), who we think is the owner (`tidemill.owner`), and where the lease stood (`tidemill.at`):
