@@ -168,20 +168,38 @@ class Writer:
         ready = [(hold, hold.wanted) for hold in holds if self._is_due(hold, sent) and hold.flight is None]
         if not ready or not self._check():
             return not ready
-        ready = [(hold, wanted) for hold, wanted in ready if hold.fence.holds(sent)]
-        if not ready:
-            return False
+        if self._rules is None:
+            return await self._send(ready, sent, self._depart(ready))
+        # Each in a call of its own: one that fails must not keep the others from what they were told.
+        trusted = [[one] for one in ready if one[0].fence.holds(sent)]
+        flights = [(one, self._depart(one)) for one in trusted]
+        try:
+            written = await asyncio.gather(*(self._send(one, sent, landed) for one, landed in flights))
+        finally:
+            for one, landed in flights:  # one that was cancelled before it began has landed as well
+                self._land(one, landed)
+        return all(written) and len(trusted) == len(ready)
+
+    def _depart(self, ready: Sequence[tuple[Hold, Lease]]) -> asyncio.Event:
+        """A write of these is on its way from now on, until the event is set."""
         landed = asyncio.Event()
         for hold, _ in ready:
             hold.flight = landed
+        return landed
+
+    def _land(self, ready: Sequence[tuple[Hold, Lease]], landed: asyncio.Event) -> None:
+        landed.set()
+        for hold, _ in ready:
+            if hold.flight is landed:
+                hold.flight = None
+
+    async def _send(self, ready: Sequence[tuple[Hold, Lease]], sent: float, landed: asyncio.Event) -> bool:
         try:
             results = await self._store.swap([self.swap(h.key, h.version, wanted) for h, wanted in ready])
         except Unavailable:
             return False
         finally:
-            landed.set()
-            for hold, _ in ready:
-                hold.flight = None
+            self._land(ready, landed)
         for (hold, wanted), result in zip(ready, results, strict=True):
             if not hold.lost and not hold.replied(wanted, result, sent):
                 self._ended(hold, "taken")
