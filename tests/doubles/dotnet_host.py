@@ -182,7 +182,8 @@ class Host:
                 self.change(self.read(token), self.mine, {"Owner": None})
             except LeaseLost:
                 self.lost.append(token)
-        self.running.pop(token, None)
+        if self.running.get(token) is asyncio.current_task():  # it may have been taken again meanwhile
+            del self.running[token]
 
     async def renew(self, token: str) -> None:
         await self.clock.sleep(self.numbers.renew / 2)

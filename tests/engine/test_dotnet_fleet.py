@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import pairwise
+from random import Random
 from typing import Any
 
 import pytest
@@ -439,3 +440,64 @@ async def test_a_start_from_the_beginning_stays_one(world: World) -> None:
         await world.until(all_of(world, "ours"), 10)
         await world.until(world.caught_up, 20, write=False)
         assert world.repeated() == 0
+
+
+# --- any weather --------------------------------------------------------------------------------------------
+
+
+async def test_nothing_is_worked_by_both_for_longer_than_a_look_takes(world: World) -> None:
+    """.NET steals without asking, and both work the partition until ours has looked: 5 s, as its rules have it."""
+    async with world.ours():
+        await world.until(all_of(world, "ours"), 20)
+        world.host("net-1")
+        both = 0
+        for _ in range(90):
+            counts = {id: len(entries) for id, entries in world.seen.items()}
+            await world.pass_time(1)
+            new = [{who for who, _ in entries[counts.get(id, 0) :]} for id, entries in world.seen.items()]
+            both = both + 1 if any(len(who) == 2 for who in new) else 0
+            assert both <= 6
+        assert world.shares() == {"ours": 2, "net-1": 2}
+        assert world.repeated() <= 2 * 8 * 6
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_in_any_weather_nothing_is_lost_and_no_token_goes_back(seed: int) -> None:
+    """Replicas and hosts come, go and die in any order; ranges are split and merged. In the end all was handled."""
+    random = Random(seed)
+    world = World()
+    await world.open()
+    world.host("net-0")
+    await world.until(all_of(world, "net-0"), 60)
+    async with AsyncExitStack() as stack:
+        ours: list[tuple[Harness, AsyncExitStack]] = []
+        for step in range(14):
+            await world.pass_time(random.uniform(5, 40))
+            match random.choice(["ours", "net", "stop ours", "kill ours", "stop net", "kill net", "split", "merge"]):
+                case "ours" if len(ours) < 3:
+                    inner = await stack.enter_async_context(AsyncExitStack())
+                    ours.append((await inner.enter_async_context(world.ours(f"ours-{step}", step)), inner))
+                case "net" if len(world.hosts) < 3:
+                    world.host(f"net-{step + 1}")
+                case "stop ours" if ours:
+                    await ours.pop()[1].aclose()
+                case "kill ours" if ours:
+                    await ours.pop()[0].kill()
+                case "stop net" if world.hosts:
+                    await world.hosts.pop(random.choice(sorted(world.hosts))).stop()
+                case "kill net" if world.hosts:
+                    await world.hosts.pop(random.choice(sorted(world.hosts))).kill()
+                case "split":
+                    world.feed.split(random.choice(world.feed.partitions).id)
+                case "merge" if len(world.feed.partitions) > 4:
+                    n = random.randrange(len(world.feed.partitions) - 1)
+                    world.feed.merge(world.feed.partitions[n].id, world.feed.partitions[n + 1].id)
+        last = await stack.enter_async_context(AsyncExitStack())
+        await last.enter_async_context(world.ours("last", 99))
+        for name in sorted(world.hosts):
+            await world.hosts.pop(name).stop()
+        await world.until(lambda: set(world.shares()) == {"ours"}, 150)
+        await world.until(world.caught_up, 150, write=False)
+        await world.pass_time(100, write=False)
+        assert set(world.shares()) == {"ours"}, "nothing of the dead is left"
+    await world.end()
