@@ -7,7 +7,7 @@ lease container is seen by a judge: a token never goes back within a lease, and 
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import pairwise
@@ -284,6 +284,23 @@ async def test_a_lease_that_was_stolen_is_lost_and_not_written_again(world: Worl
         await world.until(world.caught_up, 30, write=False)
 
 
+async def test_a_mixed_fleet_comes_to_rest() -> None:
+    """Nobody takes back what was taken: each of .NET's has its share by its formula, ours divide the rest."""
+    world = World(partitions=10)
+    await world.open()
+    async with world.ours("a", 1), world.ours("b", 2):
+        await world.until(lambda: sorted(Counter(world.owners().values()).values()) == [5, 5], 60)
+        world.host("net-1")
+        await world.until(lambda: world.shares() == {"ours": 7, "net-1": 3}, 200)
+        await world.pass_time(40)
+        handed = {token: list(owners) for token, owners in world.judge.owners.items()}
+        await world.pass_time(200)
+        assert {token: list(owners) for token, owners in world.judge.owners.items()} == handed
+        assert sorted(Counter(world.owners().values()).values()) == [3, 3, 4]
+        await world.until(world.caught_up, 30, write=False)
+    await world.end()
+
+
 async def test_a_stolen_lease_without_any_change_is_noticed_by_a_look(world: World) -> None:
     async with world.ours() as harness:
         await world.until(all_of(world, "ours"), 20, write=False)
@@ -406,12 +423,19 @@ async def test_nothing_starts_and_nothing_is_sent_under_a_fence_that_has_passed(
         part = harness.engine.feeds[0].parts["2"]
         part.hold.fence.deadline = world.clock.monotonic()
         before = world.judge.items()["2"]["_etag"]
+        ids = [id for id in world.written if world.feed.of(world.feed.epk([id])).id == "2"]
+        handled = {id: len(world.seen[id]) for id in ids}
+        world.write(50)
         part.hold.mark(part.hold.lease.cursor.replace('|"', '|"9'))
         flushed = asyncio.create_task(part.hold.flush())
         await world.clock.advance(0.2)
         assert world.judge.items()["2"]["_etag"] == before
+        assert {id: len(world.seen[id]) for id in ids} == handled, "nothing was started"
         await world.clock.advance(5)
         assert not flushed.result()
+        assert ids
+        assert "2" in harness.engine.feeds[0].parts, "remembered and resumed, under another token"
+        assert all(len(world.seen[id]) == handled[id] + 1 for id in ids), "handled once, and not before"
 
 
 # --- starts -------------------------------------------------------------------------------------------------
