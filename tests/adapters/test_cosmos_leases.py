@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -18,7 +18,7 @@ from tidemill.core import lease as leases
 from tidemill.core.lease import Lease, from_value, key_of
 from tidemill.engine.clock import SystemClock
 from tidemill.errors import ConfigurationError
-from tidemill.model import CollectionSpec, Gone, Put, Record, Stale, Swap
+from tidemill.model import CollectionSpec, Gone, Put, Record, Stale, Swap, Swapped
 from tidemill.ports import Store
 from tidemill.testing import conformance
 
@@ -40,6 +40,59 @@ class TestDotnetLeases(
         one, two = (Cosmos.from_url(url_of(cosmos, OPTIONS), clock) for _ in range(2))
         async with conformance.opened(one, clock, peer=two, tick=0.5) as bench:  # _ts counts whole seconds
             yield bench
+
+
+class LeaseKeys:
+    """Implements `Store`: any record as a lease of the worker `bill`. Its key is the partition, in hex digits."""
+
+    def __init__(self, inner: Store) -> None:
+        self._inner = inner
+
+    async def get(self, keys: Sequence[str]) -> Sequence[Record | None]:
+        found = await self._inner.get([_key(key) for key in keys])
+        return [record and _plain(record) for record in found]
+
+    async def scan(self, prefix: str, after: str, limit: int) -> Sequence[Record]:
+        return [_plain(record) for record in await self._inner.scan(_key(prefix), _key(after), limit)]
+
+    async def swap(self, swaps: Sequence[Swap]) -> Sequence[Swapped]:
+        sent = [Swap(_key(s.key), s.version, None if s.value is None else {"any": s.value}) for s in swaps]
+        return [_answer(result) for result in await self._inner.swap(sent)]
+
+
+def _key(key: str) -> str:
+    return f"lease/bill/{key.encode().hex()}"
+
+
+def _plain(record: Record) -> Record:
+    key = bytes.fromhex(record.key.removeprefix("lease/bill/")).decode()
+    return Record(key, record.version, record.value["any"])  # type: ignore[arg-type]
+
+
+def _answer(result: Swapped) -> Swapped:
+    match result:
+        case Record():
+            return _plain(result)
+        case Gone(key):
+            return Gone(bytes.fromhex(key.removeprefix("lease/bill/")).decode())
+        case Stale(key, current):
+            return Stale(bytes.fromhex(key.removeprefix("lease/bill/")).decode(), current and _plain(current))
+
+
+class TestLeasesAsRecords(conformance.StoreConformance):
+    """The items of leases keep every line of the store's contract, as records of ours do."""
+
+    @pytest.fixture
+    async def bench(self, cosmos: Server, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[conformance.Bench]:
+        clock = SystemClock()
+        databases = [Cosmos.from_url(url_of(cosmos, OPTIONS), clock) for _ in range(2)]
+        for database in databases:
+            await database.open([ORDERS], [])
+            store = LeaseKeys(database.store())
+            monkeypatch.setattr(database, "store", lambda store=store: store)
+        yield conformance.Bench(databases[0], clock, databases[1], 0.5)
+        for database in databases:
+            await database.close()
 
 
 async def opened(server: Server, options: str = "", *sources: CollectionSpec) -> Cosmos:

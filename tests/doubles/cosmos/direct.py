@@ -36,13 +36,14 @@ HOST = "shop-account.documents.azure.com"
 
 class Direct:
     """Implements what `Cosmos` uses of `Containers`. `refuse`: the status with which a request fails, by its method and
-    id, before it has taken effect."""
+    id, before it has taken effect; `lose`: whether its answer is lost after it has."""
 
     def __init__(self, account: Account, where: Address) -> None:
         self.account = account
         self.where = where
         self.counts: Counter[str] = Counter()
         self.refuse: Callable[[str, str], int] = lambda _method, _id: 0
+        self.lose: Callable[[str, str], bool] = lambda _method, _id: False
 
     async def open(self) -> None:
         self.account.databases.setdefault("shop", {})
@@ -125,12 +126,15 @@ class Proxy:
         if status := self._direct.refuse(method, id):
             raise CosmosHttpResponseError(status_code=status, message="as the test wants it")
         try:
-            return do()
+            answer = do()
         except Fault as fault:
             kinds = {404: CosmosResourceNotFoundError, 409: CosmosResourceExistsError}
             error = kinds.get(fault.status, CosmosHttpResponseError)(status_code=fault.status, message=str(fault))
             error.sub_status = fault.sub
             raise error from None
+        if self._direct.lose(method, id):
+            raise CosmosHttpResponseError(status_code=503, message="done, and the answer was lost")
+        return answer
 
 
 class Pages:
