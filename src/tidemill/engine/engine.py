@@ -14,6 +14,7 @@ from random import Random
 from typing import Any
 
 from tidemill.app.worker import Cron, Every, OnChange, OnMessage, Worker
+from tidemill.core.foreign import Rules
 from tidemill.core.member import Identity
 from tidemill.core.probes import GAP
 from tidemill.engine.alone import Alone
@@ -286,7 +287,9 @@ class Engine:
         )
 
     def _leases(self) -> Leases:
-        leases = Leases(self.places.shared_store(), self.membership_of(self.places.store), **self._common())
+        store = self.places.store
+        rules = Rules() if "foreign" in store.features else None
+        leases = Leases(store.store(), self.membership_of(store), rules=rules, **self._common())
         for feed in self.feeds:
             leases.register(feed)
         return leases

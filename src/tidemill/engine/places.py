@@ -99,7 +99,8 @@ def places(
     apart_queues, apart_sources = queues or {}, sources or {}
     refused = [line for spec, _ in declared.queues if (line := _refused(spec, apart_queues.get(spec.name, main)))]
     homes: dict[str, tuple[Source, Database]] = {
-        spec.name: (spec, apart_sources.get(spec.name, main)) for spec, _ in declared.collections
+        spec.name: (replace(spec, workers=_workers(declared, spec.name)), apart_sources.get(spec.name, main))
+        for spec, _ in declared.collections
     }
     refused += [line for worker in declared.workers if (line := _refused_start(worker, homes))]
     if refused:
@@ -130,6 +131,15 @@ def worked(declared: Declared, where: Places) -> Declared:
                 return worker
 
     return replace(declared, workers=tuple(map(bound, declared.workers)))
+
+
+def _workers(declared: Declared, source: str) -> tuple[str, ...]:
+    """Who gets the changes of a collection or table."""
+    return tuple(
+        worker.name
+        for worker in declared.workers
+        if isinstance(worker.trigger, OnChange) and worker.trigger.source.name == source
+    )
 
 
 def _refused(queue: QueueSpec, database: Database) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from azure.core.credentials_async import AsyncTokenCredential
@@ -41,7 +41,7 @@ TIMEOUT = 10
 @dataclass(slots=True)
 class Container:
     """A container that is there. `paths` are those of its partition key, without the slash; `ranges` its physical
-    partitions as they were seen last."""
+    partitions as they were seen last, `bounds` those of leases, of partitions that are there no more as well."""
 
     name: str
     rid: str
@@ -49,6 +49,7 @@ class Container:
     paths: tuple[str, ...]
     proxy: ContainerProxy
     ranges: tuple[Range, ...] = ()
+    bounds: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     async def look(self) -> tuple[Range, ...]:
         """The physical partitions as they are now."""

@@ -9,8 +9,10 @@ from tidemill.adapters.cosmos.address import Address, address
 from tidemill.adapters.cosmos.commit import commit
 from tidemill.adapters.cosmos.containers import OWN_KEY, Container, Containers
 from tidemill.adapters.cosmos.documents import CosmosDocuments
+from tidemill.adapters.cosmos.dotnet import FULL_FIDELITY, INCREMENTAL, Place
 from tidemill.adapters.cosmos.feed import CosmosFeed
 from tidemill.adapters.cosmos.items import BODY
+from tidemill.adapters.cosmos.leases import DotnetStore, Kept
 from tidemill.adapters.cosmos.letters import CosmosDeadLetters
 from tidemill.adapters.cosmos.store import CosmosStore
 from tidemill.errors import ConfigurationError
@@ -32,6 +34,7 @@ class Cosmos:
         self._store: Container | None = None
         self.warnings: tuple[str, ...] = ()
         """What is strange in the settings and no mistake; told at start."""
+        self._leases: DotnetStore | None = None
 
     @classmethod
     def from_url(cls, url: str, clock: Clock) -> Cosmos:
@@ -40,7 +43,8 @@ class Cosmos:
 
     @property
     def features(self) -> frozenset[str]:
-        return frozenset([*PARTS, *(["versions", "deletes", "now_only"] if self._address.every else [])])
+        every = ["versions", "deletes", "now_only"] if self._address.every else []
+        return frozenset([*PARTS, *every, *(["foreign"] if self._address.dotnet else [])])
 
     @property
     def limits(self) -> Limits:
@@ -73,12 +77,15 @@ class Cosmos:
             )
         for source in sources:
             await self._open(source)
+        if self._address.dotnet:
+            self._leases = await self._share(self._store, sources)
 
     async def close(self) -> None:
         await self._containers.close()
 
     def store(self) -> Store:
-        return CosmosStore(self._containers, self._opened())
+        container = self._opened()
+        return self._leases or CosmosStore(self._containers, container)
 
     def dead_letters(self) -> DeadLetters:
         return CosmosDeadLetters(self._containers, self._opened())
@@ -133,6 +140,27 @@ class Cosmos:
     def _of_name(self, name: str) -> CosmosDocuments:
         container = self._source(CollectionSpec(name))
         return CosmosDocuments(self._containers, container, CollectionSpec(name), self._bells[name])
+
+    async def _share(self, store: Container, sources: Sequence[Source]) -> DotnetStore:
+        """The store in which the leases of these sources' workers are those of .NET's processor."""
+        kept: list[Kept] = []
+        mode = FULL_FIDELITY if self._address.every else INCREMENTAL
+        for source in sources:
+            feed = self._sources[source.name]
+            under = f"{self._address.host}_{feed.database_rid}_{feed.rid}"
+            for worker in () if isinstance(source, StreamSpec) else source.workers:
+                name = self._address.processors.get(worker, worker)
+                kept.append(Kept(Place(worker, source.name, f"{name}{under}", mode), feed))
+        for n, one in enumerate(kept):
+            twin = next((other for other in kept[:n] if other.place.prefix == one.place.prefix), None)
+            if twin is not None:
+                raise ConfigurationError(
+                    f"{self._address.shown}: workers {twin.place.worker!r} and {one.place.worker!r} have one processor"
+                    f" for {one.place.source!r}; give each its own (processors=)"
+                )
+        made = DotnetStore(CosmosStore(self._containers, store), self._containers, store, kept, self._clock)
+        await made.check()
+        return made
 
     def _source(self, source: Source) -> Container:
         if source.name not in self._sources:

@@ -1,0 +1,559 @@
+"""Our engine beside simulated hosts of .NET's change feed processor, over one double of Cosmos DB, under a fake clock.
+
+Both work one feed: the real engine with its feed reader and store, and `tests.doubles.dotnet_host`. Every write to the
+lease container is seen by a judge: a token never goes back within a lease, and .NET's fields keep their shape.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import pairwise
+from random import Random
+from typing import Any
+
+import pytest
+
+from tests.doubles.cosmos.direct import HOST, Direct, account_of, direct
+from tests.doubles.cosmos.state import Container, Item, rid_of
+from tests.doubles.dotnet_host import Host
+from tidemill import App, Change
+from tidemill.adapters.cosmos.dotnet import stamp
+from tidemill.model import CollectionSpec
+from tidemill.testing.clock import FakeClock
+from tidemill.testing.harness import Harness
+
+ORDERS = CollectionSpec("orders")
+
+
+class Judge:
+    """Looks at the leases after each step of time."""
+
+    def __init__(self, leases: Container, prefix: str) -> None:
+        self._leases = leases
+        self._prefix = prefix
+        self._places: dict[str, int] = {}
+        self.owners: defaultdict[str, list[str | None]] = defaultdict(list)
+
+    def items(self) -> dict[str, Item]:
+        found = [item for one in self._leases.partitions for item in self._leases.all(one)]
+        above = f"{self._prefix}.."
+        return {item["id"].removeprefix(above): item for item in found if item["id"].startswith(above)}
+
+    def look(self) -> None:
+        for token, item in self.items().items():
+            place = int((item["ContinuationToken"] or '"-1"').strip('"'))
+            assert place >= self._places.get(token, -1), f"lease {token} went back to {place}"
+            self._places[token] = place
+            assert item["LeaseToken"] == token
+            assert item["version"] == (1 if "-" in token else 0)
+            assert item["Mode"] == "Incremental Feed"
+            assert all(isinstance(note, str) for note in item["properties"].values())
+            seen = self.owners[token]
+            if not seen or seen[-1] != item["Owner"]:
+                seen.append(item["Owner"])
+
+
+class World:
+    """One feed, its leases, and who works it. `seen`: by document, who handled which n, in order."""
+
+    def __init__(self, partitions: int = 4, start: str = "now") -> None:
+        self.clock = FakeClock()
+        self.account = account_of(self.clock, partitions)
+        self.start = start
+        self.seen: defaultdict[str, list[tuple[str, int]]] = defaultdict(list)
+        self.hosts: dict[str, Host] = {}
+        self.written: dict[str, int] = {}
+        self.directs: list[Direct] = []
+        self._n = 0
+
+    async def open(self) -> None:
+        """The containers, as a .NET fleet would have them."""
+        database, _ = direct(self.account, self.clock)
+        await database.open([ORDERS], [])
+        self.feed = self.account.container("shop", "orders")
+        self.leases = self.account.container("shop", "tidemill")
+        self.prefix = f"bill{HOST}_{rid_of('shop')}_{self.feed.rid}"
+        self.judge = Judge(self.leases, self.prefix)
+
+    @asynccontextmanager
+    async def ours(self, name: str = "ours", seed: int = 0) -> AsyncIterator[Harness]:
+        app = App("shop")
+        orders = app.collection("orders", dict, id="id")
+
+        async def bill(change: Change[dict[str, Any]]) -> None:
+            self.seen[change.value["id"]].append((name, change.value["n"]))
+
+        app.on_change(orders, name="bill", start=self.start, concurrency=8)(bill)  # type: ignore[arg-type, call-overload]
+        database, asked = direct(self.account, self.clock, "leases=dotnet&poll=1")
+        self.directs.append(asked)
+        async with Harness(app, database=database, clock=self.clock, replica=name, seed=seed) as harness:
+            yield harness
+
+    def host(self, name: str, **fields: Any) -> Host:
+        async def handle(host: str, _token: str, page: Sequence[Item]) -> None:
+            for item in page:
+                self.seen[item["id"]].append((host, item["n"]))
+
+        made = Host(name, self.prefix, self.feed, self.leases, self.clock, handle, self.start, **fields)
+        self.hosts[name] = made
+        made.begin()
+        return made
+
+    def write(self, count: int = 8) -> None:
+        """The next version of some documents, in all partitions."""
+        self._n += 1
+        for i in range(count):
+            id = f"d{i}"
+            self.feed.write([id], {"id": id, "_key": id, "n": self._n}, how="upsert")
+            self.written[id] = self._n
+
+    async def pass_time(self, seconds: float, *, write: bool = True) -> None:
+        """A second at a time; something is written in each."""
+        for _ in range(int(seconds)):
+            if write:
+                self.write()
+            await self.clock.advance(1.0)
+            self.judge.look()
+            for host in self.hosts.values():
+                if host.main is not None and host.main.done() and not host.main.cancelled():
+                    host.main.result()
+
+    async def until(self, ready: Callable[[], bool], limit: float, *, write: bool = True) -> float:
+        began = self.clock.monotonic()
+        while not ready():
+            assert self.clock.monotonic() - began < limit, f"not within {limit} s: {self.owners()}"
+            await self.pass_time(1, write=write)
+        return self.clock.monotonic() - began
+
+    def owners(self) -> dict[str, str | None]:
+        return {token: item["Owner"] for token, item in self.judge.items().items()}
+
+    def shares(self) -> dict[str, int]:
+        """How many leases each kind has; ours by the property that says so."""
+        counts: defaultdict[str, int] = defaultdict(int)
+        for item in self.judge.items().values():
+            owner = item["Owner"]
+            ours = owner and item["properties"].get("tidemill.owner") == owner
+            counts["ours" if ours else str(owner)] += 1
+        return dict(counts)
+
+    def caught_up(self) -> bool:
+        """The newest version of each document was handled, whoever did it."""
+        return all(self.seen[id] and max(n for _, n in self.seen[id]) == n_ for id, n_ in self.written.items())
+
+    def repeated(self) -> int:
+        """How often a document was handled at a version that had been passed."""
+        again = 0
+        for entries in self.seen.values():
+            highest = 0
+            for _, n in entries:
+                again += n <= highest
+                highest = max(highest, n)
+        return again
+
+    async def end(self) -> None:
+        for host in self.hosts.values():
+            await host.kill()
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    made = World()
+    await made.open()
+    yield made
+    await made.end()
+
+
+def all_of(world: World, who: str) -> Callable[[], bool]:
+    return lambda: world.shares() == {who: len(world.judge.items())} and len(world.judge.items()) >= 4
+
+
+# --- one after the other ------------------------------------------------------------------------------------
+
+
+async def test_ours_takes_over_at_once_where_dotnet_has_stopped(world: World) -> None:
+    host = world.host("net-1")
+    await world.until(all_of(world, "net-1"), 60)
+    await world.pass_time(20)
+    await host.stop()
+    assert world.shares() == {"None": 4}
+    async with world.ours():
+        took = await world.until(all_of(world, "ours"), 10)
+        assert took <= 5, "what was given back is free"
+        await world.until(world.caught_up, 30, write=False)
+        assert world.repeated() == 0
+        assert {who for entries in world.seen.values() for who, _ in entries} == {"net-1", "ours"}
+
+
+async def test_dotnet_takes_over_where_ours_has_stopped(world: World) -> None:
+    async with world.ours():
+        await world.until(all_of(world, "ours"), 20)
+        await world.pass_time(30)
+    assert world.shares() == {"None": 4}
+    assert f"{world.prefix}.info" in {i["id"] for one in world.leases.partitions for i in world.leases.all(one)}
+    host = world.host("net-1")
+    await world.until(all_of(world, "net-1"), 30)
+    assert host.waited == 0, ".info stands there: nothing to create, nothing to wait for"
+    await world.until(world.caught_up, 30, write=False)
+    assert world.repeated() == 0
+
+
+async def test_there_and_back_again(world: World) -> None:
+    host = world.host("net-1")
+    await world.until(all_of(world, "net-1"), 60)
+    for lease in world.judge.items().values():
+        lease["properties"]["team"] = "billing"
+    for turn in range(2):
+        await world.pass_time(10)
+        await host.stop()
+        async with world.ours(f"ours-{turn}", seed=turn):
+            await world.until(all_of(world, "ours"), 10)
+            await world.pass_time(20)
+        host = world.host(f"net-{turn + 2}")
+        await world.until(all_of(world, host.name), 30)
+    await world.until(world.caught_up, 30, write=False)
+    assert world.repeated() == 0
+    leases = world.judge.items().values()
+    assert [lease["properties"]["team"] for lease in leases] == ["billing"] * 4
+    assert {lease["properties"]["tidemill.epoch"] for lease in leases} == {"3"}, (
+        "the first, .NET's, and two claims of ours"
+    )
+
+
+# --- who dies -----------------------------------------------------------------------------------------------
+
+
+async def test_a_host_that_died_is_taken_over_after_a_minute(world: World) -> None:
+    host = world.host("net-1")
+    await world.until(all_of(world, "net-1"), 60)
+    async with world.ours() as harness:
+        await world.pass_time(120)
+        assert world.shares() == {"net-1": 4}, "it lives: its leases are left to it"
+        told = [fact.detail for fact in harness.facts if fact.name == "foreign_owner"]
+        assert told == [{"partition": p, "owner": "net-1"} for p in "0123"], "once each"
+        await host.kill()
+        took = await world.until(all_of(world, "ours"), 100)
+        assert 50 <= took <= 80
+        await world.until(world.caught_up, 30, write=False)
+
+
+async def test_a_host_that_is_only_idle_is_not_taken_for_dead(world: World) -> None:
+    """Nothing is written: its leases change by renewals alone."""
+    world.host("net-1")
+    await world.until(all_of(world, "net-1"), 60, write=False)
+    async with world.ours():
+        await world.pass_time(300, write=False)
+        assert world.shares() == {"net-1": 4}
+
+
+async def test_ours_that_was_killed_is_taken_over_when_its_leases_expire(world: World) -> None:
+    async with world.ours() as harness:
+        await world.until(all_of(world, "ours"), 20)
+        await world.pass_time(20)
+        await harness.kill()
+        world.host("net-1")
+        await world.pass_time(15)
+        host_has = world.shares().get("net-1", 0)
+        assert host_has <= 2, "it counts ours as a worker while our timestamps are fresh"
+        await world.until(all_of(world, "net-1"), 120)
+        await world.until(world.caught_up, 30, write=False)
+
+
+# --- both at once -------------------------------------------------------------------------------------------
+
+
+async def test_a_lease_that_was_stolen_is_lost_and_not_written_again(world: World) -> None:
+    """.NET steals from who has too much until all have the same; ours gives way and takes nothing back."""
+    async with world.ours() as harness:
+        await world.until(all_of(world, "ours"), 20)
+        await world.pass_time(20)
+        host = world.host("net-1")
+        await world.until(lambda: world.shares() == {"ours": 2, "net-1": 2}, 120)
+        assert len(host.stolen) >= 2
+        await world.pass_time(8)
+        assert len(harness.engine.leases.held) == 2  # type: ignore[union-attr]
+        handed = {token: list(owners) for token, owners in world.judge.owners.items()}
+        await world.pass_time(120)
+        assert world.shares() == {"ours": 2, "net-1": 2}, "they stand still"
+        assert dict(world.judge.owners) == handed
+        assert host.lost == [], "nothing of ours was written under a lease of its"
+        await host.stop()
+        await world.until(all_of(world, "ours"), 15)
+        await world.until(world.caught_up, 30, write=False)
+
+
+async def test_a_mixed_fleet_comes_to_rest() -> None:
+    """Nobody takes back what was taken: each of .NET's has its share by its formula, ours divide the rest."""
+    world = World(partitions=10)
+    await world.open()
+    async with world.ours("a", 1), world.ours("b", 2):
+        await world.until(lambda: sorted(Counter(world.owners().values()).values()) == [5, 5], 60)
+        world.host("net-1")
+        await world.until(lambda: world.shares() == {"ours": 7, "net-1": 3}, 200)
+        await world.pass_time(40)
+        handed = {token: list(owners) for token, owners in world.judge.owners.items()}
+        await world.pass_time(200)
+        assert {token: list(owners) for token, owners in world.judge.owners.items()} == handed
+        assert sorted(Counter(world.owners().values()).values()) == [3, 3, 4]
+        await world.until(world.caught_up, 30, write=False)
+    await world.end()
+
+
+async def test_a_stolen_lease_without_any_change_is_noticed_by_a_look(world: World) -> None:
+    async with world.ours() as harness:
+        await world.until(all_of(world, "ours"), 20, write=False)
+        await world.pass_time(20, write=False)
+        host = world.host("net-1")
+        await world.until(lambda: len(host.stolen) == 1, 30, write=False)
+        [(token, _)] = host.stolen
+        await world.pass_time(6, write=False)
+        held = harness.engine.leases.held  # type: ignore[union-attr]
+        assert f"bill/{token}" not in held
+        lost = [fact.detail for fact in harness.facts if fact.name == "lease_lost"]
+        assert lost == [{"partition": token, "why": "taken"}]
+
+
+async def test_two_replicas_of_ours_and_two_hosts_in_turn(world: World) -> None:
+    """A deployment of .NET is replaced by one of ours, pod by pod."""
+    first, second = world.host("net-1"), world.host("net-2")
+    await world.until(lambda: world.shares() == {"net-1": 2, "net-2": 2}, 120)
+    async with world.ours("a", 1):
+        await world.pass_time(20)
+        await first.stop()
+        await world.pass_time(30)
+        async with world.ours("b", 2):
+            await second.stop()
+            await world.until(all_of(world, "ours"), 30)
+            owners = set(world.owners().values())
+            await world.until(lambda: len(set(world.owners().values())) == 2, 60)
+            assert None not in owners
+            await world.until(world.caught_up, 30, write=False)
+
+
+# --- splits and merges --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("who", ["net", "ours"])
+async def test_a_split_and_a_merge_go_from_one_to_the_other(world: World, who: str) -> None:
+    """One of them sees the range move; the other goes on with what it has made of it."""
+    host = world.host("net-1")
+    await world.until(all_of(world, "net-1"), 60)
+    if who == "net":
+        first, _ = world.feed.split("1")
+        await world.until(lambda: first in world.owners() and "1" not in world.owners(), 60)
+        await host.stop()
+    else:
+        await host.stop()
+        world.feed.split("1")
+    async with world.ours():
+        await world.until(lambda: len(world.judge.items()) == 5 and all_of(world, "ours")(), 60)
+        await world.pass_time(5)
+        world.feed.merge("2", "3")
+        await world.until(lambda: {"2", "3"}.isdisjoint(world.owners()) and all_of(world, "ours")(), 60)
+        assert sum("-" in token for token in world.owners()) == 2, "merged ranges keep their bounds"
+        await world.pass_time(10)
+    host = world.host("net-2")
+    await world.until(all_of(world, "net-2"), 60)
+    await world.until(world.caught_up, 30, write=False)
+    assert world.repeated() == 0
+
+
+async def test_a_split_that_dotnet_left_half_done_is_completed(world: World) -> None:
+    host = world.host("net-1")
+    await world.until(all_of(world, "net-1"), 60)
+    await host.stop()
+    parent = dict(world.judge.items()["1"])
+    first, second = world.feed.split("1")
+    bounds = {one.id: (one.low, one.high) for one in world.feed.partitions}
+    child = host.fresh(first, 0, *bounds[first], parent["ContinuationToken"], parent["properties"])
+    host._create(child)  # and there it died
+    async with world.ours():
+        await world.until(lambda: second in world.owners() and "1" not in world.owners(), 30)
+        await world.until(all_of(world, "ours"), 30)
+        await world.until(world.caught_up, 30, write=False)
+        assert world.repeated() == 0
+
+
+async def test_a_child_that_a_living_host_holds_is_left_to_it(world: World) -> None:
+    """It was never checkpointed, so it looks unworked; a split of ours that wrote it would take it from its owner."""
+    host = world.host("net-1")
+    await world.until(all_of(world, "net-1"), 60, write=False)
+    await host.stop()
+    first, second = world.feed.split("1")
+    bounds = {one.id: (one.low, one.high) for one in world.feed.partitions}
+    child = host.fresh(first, 0, *bounds[first], None, {})
+    host._create(child | {"Owner": "net-2", "timestamp": stamp(world.clock.now() + 60)})
+    etag = world.judge.items()[first]["_etag"]
+    async with world.ours():
+        await world.until(lambda: second in world.owners() and "1" not in world.owners(), 30, write=False)
+        await world.pass_time(20, write=False)
+        assert (world.owners()[first], world.judge.items()[first]["_etag"]) == ("net-2", etag)
+
+
+# --- the lease's own fence ----------------------------------------------------------------------------------
+
+
+async def test_every_lease_is_written_when_nothing_changes(world: World) -> None:
+    async with world.ours():
+        await world.until(all_of(world, "ours"), 20, write=False)
+        etags: defaultdict[str, list[float]] = defaultdict(list)
+        last: dict[str, str] = {}
+        for _ in range(120):
+            await world.pass_time(1, write=False)
+            for token, item in world.judge.items().items():
+                if last.get(token) != item["_etag"]:
+                    last[token] = item["_etag"]
+                    etags[token].append(world.clock.now())
+        for moments in etags.values():
+            gaps = [b - a for a, b in pairwise(moments)]
+            assert min(gaps[1:]) >= 13
+            assert max(gaps) <= 17
+
+
+async def test_a_lease_whose_writes_fail_is_fenced_by_itself_and_resumed(world: World) -> None:
+    async with world.ours() as harness:
+        await world.until(all_of(world, "ours"), 20)
+        await world.pass_time(5)
+        broken = f"{world.prefix}..2"
+        world.directs[0].refuse = lambda method, id: 429 if method == "PUT" and id == broken else 0
+        await world.pass_time(40)
+        assert "2" in harness.engine.feeds[0].parts, "for 45 s the last good write is trusted"
+        await world.pass_time(8)
+        assert set(harness.engine.feeds[0].parts) == {"0", "1", "3"}
+        assert [fact.detail for fact in harness.facts if fact.name == "leases_forgotten"] == [{"why": "fenced"}]
+        epoch = world.judge.items()["2"]["properties"]["tidemill.epoch"]
+        world.directs[0].refuse = lambda _method, _id: 0
+        await world.until(lambda: "2" in harness.engine.feeds[0].parts, 10)
+        assert int(world.judge.items()["2"]["properties"]["tidemill.epoch"]) == int(epoch) + 1
+        await world.until(world.caught_up, 30, write=False)
+
+
+async def test_nothing_starts_and_nothing_is_sent_under_a_fence_that_has_passed(world: World) -> None:
+    """Compared where it counts, before any timer has told."""
+    async with world.ours() as harness:
+        await world.until(all_of(world, "ours"), 20)
+        await world.pass_time(3)
+        await world.until(world.caught_up, 30, write=False)
+        part = harness.engine.feeds[0].parts["2"]
+        part.hold.fence.deadline = world.clock.monotonic()
+        before = world.judge.items()["2"]["_etag"]
+        ids = [id for id in world.written if world.feed.of(world.feed.epk([id])).id == "2"]
+        handled = {id: len(world.seen[id]) for id in ids}
+        world.write(50)
+        part.hold.mark(part.hold.lease.cursor.replace('|"', '|"9'))
+        flushed = asyncio.create_task(part.hold.flush())
+        await world.clock.advance(0.2)
+        assert world.judge.items()["2"]["_etag"] == before
+        assert {id: len(world.seen[id]) for id in ids} == handled, "nothing was started"
+        await world.clock.advance(5)
+        assert not flushed.result()
+        assert ids
+        assert "2" in harness.engine.feeds[0].parts, "remembered and resumed, under another token"
+        assert all(len(world.seen[id]) == handled[id] + 1 for id in ids), "handled once, and not before"
+
+
+# --- starts -------------------------------------------------------------------------------------------------
+
+
+async def test_what_came_between_bootstrap_and_takeover_is_not_skipped(world: World) -> None:
+    """.NET leaves the token null until the first change; ours begins where .NET would have."""
+    host = world.host("net-1")
+    await world.until(all_of(world, "net-1"), 60, write=False)
+    await host.stop()
+    assert {lease["ContinuationToken"] for lease in world.judge.items().values()} == {None}
+    await world.pass_time(30)
+    async with world.ours():
+        await world.until(all_of(world, "ours"), 10, write=False)
+        await world.until(world.caught_up, 20, write=False)
+
+
+async def test_a_start_from_the_beginning_stays_one(world: World) -> None:
+    world.start = "beginning"
+    world.write()
+    host = world.host("net-1")
+    await world.until(all_of(world, "net-1"), 60)
+    await world.until(world.caught_up, 30, write=False)
+    await host.stop()
+    async with world.ours():
+        await world.until(all_of(world, "ours"), 10)
+        await world.until(world.caught_up, 20, write=False)
+        assert world.repeated() == 0
+
+
+# --- any weather --------------------------------------------------------------------------------------------
+
+
+async def test_nothing_is_worked_by_both_for_longer_than_a_look_takes(world: World) -> None:
+    """.NET steals without asking, and both work the partition until ours has looked: 5 s, as its rules have it."""
+    async with world.ours():
+        await world.until(all_of(world, "ours"), 20)
+        world.host("net-1")
+        both = 0
+        for _ in range(90):
+            counts = {id: len(entries) for id, entries in world.seen.items()}
+            await world.pass_time(1)
+            new = [{who for who, _ in entries[counts.get(id, 0) :]} for id, entries in world.seen.items()]
+            both = both + 1 if any(len(who) == 2 for who in new) else 0
+            assert both <= 6
+        assert world.shares() == {"ours": 2, "net-1": 2}
+        assert world.repeated() <= 2 * 8 * 6
+
+
+WEATHER = ("ours", "net", "stop ours", "kill ours", "stop net", "kill net", "split", "merge", "lossy", "fair")
+
+
+def clear(world: World) -> None:
+    for asked in world.directs:
+        asked.lose, asked.refuse = (lambda _method, _id: False), (lambda _method, _id: 0)
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_in_any_weather_nothing_is_lost_and_no_token_goes_back(seed: int) -> None:
+    """Replicas and hosts come, go and die in any order; ranges are split and merged. In the end all was handled."""
+    random = Random(seed)
+    world = World()
+    await world.open()
+    world.host("net-0")
+    await world.until(all_of(world, "net-0"), 60)
+    async with AsyncExitStack() as stack:
+        ours: list[tuple[Harness, AsyncExitStack]] = []
+        for step in range(14):
+            await world.pass_time(random.uniform(5, 40))
+            match random.choice(WEATHER):
+                case "ours" if len(ours) < 3:
+                    inner = await stack.enter_async_context(AsyncExitStack())
+                    ours.append((await inner.enter_async_context(world.ours(f"ours-{step}", step)), inner))
+                case "net" if len(world.hosts) < 3:
+                    world.host(f"net-{step + 1}")
+                case "stop ours" if ours:
+                    await ours.pop()[1].aclose()
+                case "kill ours" if ours:
+                    await ours.pop()[0].kill()
+                case "stop net" if world.hosts:
+                    await world.hosts.pop(random.choice(sorted(world.hosts))).stop()
+                case "kill net" if world.hosts:
+                    await world.hosts.pop(random.choice(sorted(world.hosts))).kill()
+                case "lossy" if ours:
+                    for asked in world.directs:
+                        asked.lose = lambda _method, _id: random.random() < 0.1
+                        asked.refuse = lambda _method, _id: 429 if random.random() < 0.1 else 0
+                case "fair":
+                    clear(world)
+                case "split":
+                    world.feed.split(random.choice(world.feed.partitions).id)
+                case "merge" if len(world.feed.partitions) > 4:
+                    n = random.randrange(len(world.feed.partitions) - 1)
+                    world.feed.merge(world.feed.partitions[n].id, world.feed.partitions[n + 1].id)
+        clear(world)
+        last = await stack.enter_async_context(AsyncExitStack())
+        await last.enter_async_context(world.ours("last", 99))
+        for name in sorted(world.hosts):
+            await world.hosts.pop(name).stop()
+        await world.until(lambda: set(world.shares()) == {"ours"}, 150)
+        await world.until(world.caught_up, 150, write=False)
+        await world.pass_time(100, write=False)
+        assert set(world.shares()) == {"ours"}, "nothing of the dead is left"
+    await world.end()
