@@ -221,8 +221,8 @@ DATABASES = (
     Row("a scheme that nobody serves", "run --database mysql://h/d", "mysql://h/d: no adapter for mysql:"),
     Row(
         "a scheme of a later release",
-        "run --database azure-service-bus://h",
-        "azure-service-bus://h: no adapter for azure",
+        "run --database redis://h",
+        "redis://h: no adapter for redis: (there are azure",
     ),
     Row(
         "Cosmos DB without a database",

@@ -27,7 +27,7 @@ from tests.doubles.cosmos.state import Account, Fault, Item, public, rid_of
 from tests.doubles.cosmos.state import Container as State
 from tidemill.adapters.cosmos import Cosmos
 from tidemill.adapters.cosmos.address import Address, address
-from tidemill.adapters.cosmos.containers import Container
+from tidemill.adapters.cosmos.containers import Container, Regions
 from tidemill.adapters.cosmos.faults import translate
 from tidemill.ports import Clock
 
@@ -50,8 +50,8 @@ class Direct:
 
     async def close(self) -> None: ...
 
-    async def several_writers(self) -> bool:
-        return False
+    async def regions(self) -> Regions:
+        return Regions(("Here",), ("Here",))
 
     async def make(self, name: str, key: str, fields: Sequence[str] = (), *, ttl: bool = False) -> Container:
         if name not in self.account.containers("shop"):

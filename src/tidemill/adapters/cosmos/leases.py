@@ -15,10 +15,10 @@ from typing import Any
 
 from azure.core import MatchConditions
 
+from tidemill.adapters.azure.several import each
 from tidemill.adapters.cosmos.containers import Container, Containers
 from tidemill.adapters.cosmos.dotnet import Around, Bounds, Item, Place, bounds_of, covered, from_item, to_item
 from tidemill.adapters.cosmos.faults import status
-from tidemill.adapters.cosmos.several import each
 from tidemill.adapters.cosmos.store import CosmosStore, attempt, read
 from tidemill.errors import ConfigurationError
 from tidemill.model import Gone, Record, Stale, Swap, Swapped
