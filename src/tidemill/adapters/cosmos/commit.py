@@ -106,7 +106,8 @@ class _Place:
                     f"collection {self._writes[0].collection!r}: a commit in Cosmos DB lies under one key, and its"
                     f" documents stand under {keys[0]!r} and {key!r}"
                 )
-        self._key = keys[0] if keys else None
+        first = self._writes[0]  # deletes of what is not there, as far as we can read: the service judges where it was
+        self._key = keys[0] if keys else first.key or first.id
 
     async def commit(self) -> CommitResult:
         for _ in range(TRIES):

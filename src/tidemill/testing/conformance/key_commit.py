@@ -91,6 +91,7 @@ class KeyCommitConformance(Suite):
         assert await commit_writes(many.database, none) == Committed((Gone("none"),))
         guarded = Delete(COLLECTION.name, "none", "k", etag(result.written[0]))
         assert await commit_writes(many.database, put("b", n=1), guarded) == Conflicted(Mismatch("none", None))
+        assert await commit_writes(many.database, guarded) == Conflicted(Mismatch("none", None))
         assert list(await many.documents.get(["b"])) == [None]
 
     async def test_later_writes_of_a_commit_see_the_earlier_ones(self, many: Bench) -> None:
