@@ -10,6 +10,7 @@ import asyncio
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from itertools import pairwise
 from random import Random
 from typing import Any
@@ -19,8 +20,12 @@ import pytest
 from tests.doubles.cosmos.direct import HOST, Direct, account_of, direct
 from tests.doubles.cosmos.state import Container, Item, rid_of
 from tests.doubles.dotnet_host import Host
+from tests.engine.fleet import FakeWorker
 from tidemill import App, Change
 from tidemill.adapters.cosmos.dotnet import stamp
+from tidemill.core import lease as records
+from tidemill.engine.lease_view import LeaseView
+from tidemill.engine.work import Call
 from tidemill.model import CollectionSpec
 from tidemill.testing.clock import FakeClock
 from tidemill.testing.harness import Harness
@@ -234,6 +239,8 @@ async def test_a_host_that_died_is_taken_over_after_a_minute(world: World) -> No
         assert world.shares() == {"net-1": 4}, "it lives: its leases are left to it"
         told = [fact.detail for fact in harness.facts if fact.name == "foreign_owner"]
         assert told == [{"partition": p, "owner": "net-1"} for p in "0123"], "once each"
+        ids = {item["id"] for one in world.leases.partitions for item in world.leases.all(one)}
+        assert "tidemill|member%2Fnet-1" not in ids, "nobody buries who is no member"
         await host.kill()
         took = await world.until(all_of(world, "ours"), 100)
         assert 50 <= took <= 80
@@ -283,6 +290,22 @@ async def test_a_lease_that_was_stolen_is_lost_and_not_written_again(world: Worl
         await host.stop()
         await world.until(all_of(world, "ours"), 15)
         await world.until(world.caught_up, 30, write=False)
+
+
+async def test_what_a_stranger_holds_is_not_divided() -> None:
+    """It would count for the shares of our members, and some would hold more than theirs of the rest."""
+    view = LeaseView(FakeWorker("bill", ["0", "1", "2"], FakeClock()), 1.0)
+    lease = records.created("5")
+    view.leases = {
+        "0": ("v0", replace(lease, owner="net-1", foreign=True)),
+        "1": ("v1", replace(lease, owner="net-2", foreign=True)),
+        "2": ("v2", replace(lease, owner="a")),
+    }
+    view.silent = frozenset("1")
+    found = view.division({"a": 1}, lambda _member: False)
+    assert {name: slot.owner for name, slot in found.slots.items()} == {"1": None, "2": "a"}
+    assert view.owner("0", lambda _member: True) == "net-1", "it cannot be buried"
+    assert set(view.strangers()) == {"0", "1"}
 
 
 async def test_a_mixed_fleet_comes_to_rest() -> None:
@@ -440,6 +463,10 @@ async def test_nothing_starts_and_nothing_is_sent_under_a_fence_that_has_passed(
         part = harness.engine.feeds[0].parts["2"]
         part.hold.fence.deadline = world.clock.monotonic()
         before = world.judge.items()["2"]["_etag"]
+        calls: list[Call] = []
+        dispatch = harness.engine.feeds[0]._dispatch
+        hand_over = dispatch._hands.submit
+        dispatch._hands.submit = lambda made: (calls.extend(made), hand_over(made))[1]  # type: ignore[method-assign]
         ids = [id for id in world.written if world.feed.of(world.feed.epk([id])).id == "2"]
         handled = {id: len(world.seen[id]) for id in ids}
         world.write(50)
@@ -453,6 +480,9 @@ async def test_nothing_starts_and_nothing_is_sent_under_a_fence_that_has_passed(
         assert ids
         assert "2" in harness.engine.feeds[0].parts, "remembered and resumed, under another token"
         assert all(len(world.seen[id]) == handled[id] + 1 for id in ids), "handled once, and not before"
+        fences = {call.items[0].partition: call.fence for call in calls}  # type: ignore[union-attr]
+        assert fences["2"] is harness.engine.feeds[0].parts["2"].hold.fence, "and compared by the handlers' side"
+        assert fences["2"].above is harness.engine.feeds[0].fence
 
 
 # --- starts -------------------------------------------------------------------------------------------------
