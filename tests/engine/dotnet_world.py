@@ -1,7 +1,7 @@
 """A feed in the double of Cosmos DB, and who works it: our engine and simulated hosts of .NET, under one fake clock.
 
-Our side is the real engine with its feed reader and store; theirs is `tests.doubles.dotnet_host`. Every write to the lease
-container is seen by a judge: a token never goes back within a lease, and .NET's fields keep their shape.
+Our side is the real engine with its feed reader and store; theirs is `tests.doubles.dotnet_host`. A judge looks at the
+leases after each step of time: a token never goes back, and .NET's fields keep their shape.
 """
 
 from __future__ import annotations

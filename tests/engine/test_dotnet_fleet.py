@@ -312,6 +312,27 @@ async def test_a_lease_whose_writes_fail_is_fenced_by_itself_and_resumed(world: 
         await world.until(world.caught_up, 30, write=False)
 
 
+async def test_one_that_cannot_be_written_holds_up_no_other(world: World) -> None:
+    """Two lapse; one of them can be written again, and new ones can be claimed, while the other still fails."""
+    host = world.host("net-1")
+    await world.until(all_of(world, "net-1"), 60)
+    async with world.ours() as harness:
+        await world.until(lambda: harness.engine.leases is not None, 1)
+        await host.stop()
+        await world.until(all_of(world, "ours"), 20)
+        broken = {f"{world.prefix}..{n}" for n in "23"}
+        world.directs[0].refuse = lambda method, id: 429 if method == "PUT" and id in broken else 0
+        parts = harness.engine.feeds[0].parts
+        await world.until(lambda: set(parts) == {"0", "1"}, 60)
+        broken.remove(f"{world.prefix}..3")
+        await world.until(lambda: set(parts) == {"0", "1", "3"}, 10)
+        world.feed.split("0")
+        await world.until(lambda: {"4", "5"} <= set(parts), 20)
+        broken.clear()
+        await world.until(lambda: set(parts) == {"1", "2", "3", "4", "5"}, 10)
+        await world.until(world.caught_up, 30, write=False)
+
+
 async def test_nothing_starts_and_nothing_is_sent_under_a_fence_that_has_passed(world: World) -> None:
     """Compared where it counts, before any timer has told."""
     async with world.ours() as harness:
