@@ -99,6 +99,7 @@ def test_a_lease_that_was_never_checkpointed_tells_since_when() -> None:
     assert (known.cursor, known.since, known.epoch) == ("", 1_699_999_999.0, 0)
     assert known.renewed_at == lease["_ts"], "no timestamp yet: the service's own"
     assert lease_of(lease).since == lease["_ts"] - 1, "no .info yet"
+    assert lease_of(lease, info_at=lease["_ts"] + 500).since == lease["_ts"] - 1, "who created it died before .info"
     assert lease_of({**lease, "Mode": FULL_FIDELITY}, replace(PLACE, mode=FULL_FIDELITY)).since == 0
 
 

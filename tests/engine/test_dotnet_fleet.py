@@ -1,162 +1,25 @@
-"""Our engine beside simulated hosts of .NET's change feed processor, over one double of Cosmos DB, under a fake clock.
-
-Both work one feed: the real engine with its feed reader and store, and `tests.doubles.dotnet_host`. Every write to the
-lease container is seen by a judge: a token never goes back within a lease, and .NET's fields keep their shape.
-"""
+"""Our engine beside simulated hosts of .NET's change feed processor (`dotnet_world`)."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from itertools import pairwise
 from random import Random
-from typing import Any
 
 import pytest
 
-from tests.doubles.cosmos.direct import HOST, Direct, account_of, direct
-from tests.doubles.cosmos.state import Container, Item, rid_of
-from tests.doubles.dotnet_host import Host
-from tidemill import App, Change
+from tests.engine.dotnet_world import World
+from tests.engine.fleet import FakeWorker
 from tidemill.adapters.cosmos.dotnet import stamp
-from tidemill.model import CollectionSpec
+from tidemill.core import lease as records
+from tidemill.engine.lease_view import LeaseView
+from tidemill.engine.work import Call
 from tidemill.testing.clock import FakeClock
 from tidemill.testing.harness import Harness
-
-ORDERS = CollectionSpec("orders")
-
-
-class Judge:
-    """Looks at the leases after each step of time."""
-
-    def __init__(self, leases: Container, prefix: str) -> None:
-        self._leases = leases
-        self._prefix = prefix
-        self._places: dict[str, int] = {}
-        self.owners: defaultdict[str, list[str | None]] = defaultdict(list)
-
-    def items(self) -> dict[str, Item]:
-        found = [item for one in self._leases.partitions for item in self._leases.all(one)]
-        above = f"{self._prefix}.."
-        return {item["id"].removeprefix(above): item for item in found if item["id"].startswith(above)}
-
-    def look(self) -> None:
-        for token, item in self.items().items():
-            place = int((item["ContinuationToken"] or '"-1"').strip('"'))
-            assert place >= self._places.get(token, -1), f"lease {token} went back to {place}"
-            self._places[token] = place
-            assert item["LeaseToken"] == token
-            assert item["version"] == (1 if "-" in token else 0)
-            assert item["Mode"] == "Incremental Feed"
-            assert all(isinstance(note, str) for note in item["properties"].values())
-            seen = self.owners[token]
-            if not seen or seen[-1] != item["Owner"]:
-                seen.append(item["Owner"])
-
-
-class World:
-    """One feed, its leases, and who works it. `seen`: by document, who handled which n, in order."""
-
-    def __init__(self, partitions: int = 4, start: str = "now") -> None:
-        self.clock = FakeClock()
-        self.account = account_of(self.clock, partitions)
-        self.start = start
-        self.seen: defaultdict[str, list[tuple[str, int]]] = defaultdict(list)
-        self.hosts: dict[str, Host] = {}
-        self.written: dict[str, int] = {}
-        self.directs: list[Direct] = []
-        self._n = 0
-
-    async def open(self) -> None:
-        """The containers, as a .NET fleet would have them."""
-        database, _ = direct(self.account, self.clock)
-        await database.open([ORDERS], [])
-        self.feed = self.account.container("shop", "orders")
-        self.leases = self.account.container("shop", "tidemill")
-        self.prefix = f"bill{HOST}_{rid_of('shop')}_{self.feed.rid}"
-        self.judge = Judge(self.leases, self.prefix)
-
-    @asynccontextmanager
-    async def ours(self, name: str = "ours", seed: int = 0) -> AsyncIterator[Harness]:
-        app = App("shop")
-        orders = app.collection("orders", dict, id="id")
-
-        async def bill(change: Change[dict[str, Any]]) -> None:
-            self.seen[change.value["id"]].append((name, change.value["n"]))
-
-        app.on_change(orders, name="bill", start=self.start, concurrency=8)(bill)  # type: ignore[arg-type, call-overload]
-        database, asked = direct(self.account, self.clock, "leases=dotnet&poll=1")
-        self.directs.append(asked)
-        async with Harness(app, database=database, clock=self.clock, replica=name, seed=seed) as harness:
-            yield harness
-
-    def host(self, name: str, **fields: Any) -> Host:
-        async def handle(host: str, _token: str, page: Sequence[Item]) -> None:
-            for item in page:
-                self.seen[item["id"]].append((host, item["n"]))
-
-        made = Host(name, self.prefix, self.feed, self.leases, self.clock, handle, self.start, **fields)
-        self.hosts[name] = made
-        made.begin()
-        return made
-
-    def write(self, count: int = 8) -> None:
-        """The next version of some documents, in all partitions."""
-        self._n += 1
-        for i in range(count):
-            id = f"d{i}"
-            self.feed.write([id], {"id": id, "_key": id, "n": self._n}, how="upsert")
-            self.written[id] = self._n
-
-    async def pass_time(self, seconds: float, *, write: bool = True) -> None:
-        """A second at a time; something is written in each."""
-        for _ in range(int(seconds)):
-            if write:
-                self.write()
-            await self.clock.advance(1.0)
-            self.judge.look()
-            for host in self.hosts.values():
-                if host.main is not None and host.main.done() and not host.main.cancelled():
-                    host.main.result()
-
-    async def until(self, ready: Callable[[], bool], limit: float, *, write: bool = True) -> float:
-        began = self.clock.monotonic()
-        while not ready():
-            assert self.clock.monotonic() - began < limit, f"not within {limit} s: {self.owners()}"
-            await self.pass_time(1, write=write)
-        return self.clock.monotonic() - began
-
-    def owners(self) -> dict[str, str | None]:
-        return {token: item["Owner"] for token, item in self.judge.items().items()}
-
-    def shares(self) -> dict[str, int]:
-        """How many leases each kind has; ours by the property that says so."""
-        counts: defaultdict[str, int] = defaultdict(int)
-        for item in self.judge.items().values():
-            owner = item["Owner"]
-            ours = owner and item["properties"].get("tidemill.owner") == owner
-            counts["ours" if ours else str(owner)] += 1
-        return dict(counts)
-
-    def caught_up(self) -> bool:
-        """The newest version of each document was handled, whoever did it."""
-        return all(self.seen[id] and max(n for _, n in self.seen[id]) == n_ for id, n_ in self.written.items())
-
-    def repeated(self) -> int:
-        """How often a document was handled at a version that had been passed."""
-        again = 0
-        for entries in self.seen.values():
-            highest = 0
-            for _, n in entries:
-                again += n <= highest
-                highest = max(highest, n)
-        return again
-
-    async def end(self) -> None:
-        for host in self.hosts.values():
-            await host.kill()
 
 
 @pytest.fixture
@@ -234,6 +97,8 @@ async def test_a_host_that_died_is_taken_over_after_a_minute(world: World) -> No
         assert world.shares() == {"net-1": 4}, "it lives: its leases are left to it"
         told = [fact.detail for fact in harness.facts if fact.name == "foreign_owner"]
         assert told == [{"partition": p, "owner": "net-1"} for p in "0123"], "once each"
+        ids = {item["id"] for one in world.leases.partitions for item in world.leases.all(one)}
+        assert "tidemill|member%2Fnet-1" not in ids, "nobody buries who is no member"
         await host.kill()
         took = await world.until(all_of(world, "ours"), 100)
         assert 50 <= took <= 80
@@ -283,6 +148,22 @@ async def test_a_lease_that_was_stolen_is_lost_and_not_written_again(world: Worl
         await host.stop()
         await world.until(all_of(world, "ours"), 15)
         await world.until(world.caught_up, 30, write=False)
+
+
+async def test_what_a_stranger_holds_is_not_divided() -> None:
+    """It would count for the shares of our members, and some would hold more than theirs of the rest."""
+    view = LeaseView(FakeWorker("bill", ["0", "1", "2"], FakeClock()), 1.0)
+    lease = records.created("5")
+    view.leases = {
+        "0": ("v0", replace(lease, owner="net-1", foreign=True)),
+        "1": ("v1", replace(lease, owner="net-2", foreign=True)),
+        "2": ("v2", replace(lease, owner="a")),
+    }
+    view.silent = frozenset("1")
+    found = view.division({"a": 1}, lambda _member: False)
+    assert {name: slot.owner for name, slot in found.slots.items()} == {"1": None, "2": "a"}
+    assert view.owner("0", lambda _member: True) == "net-1", "it cannot be buried"
+    assert set(view.strangers()) == {"0", "1"}
 
 
 async def test_a_mixed_fleet_comes_to_rest() -> None:
@@ -431,6 +312,27 @@ async def test_a_lease_whose_writes_fail_is_fenced_by_itself_and_resumed(world: 
         await world.until(world.caught_up, 30, write=False)
 
 
+async def test_one_that_cannot_be_written_holds_up_no_other(world: World) -> None:
+    """Two lapse; one of them can be written again, and new ones can be claimed, while the other still fails."""
+    host = world.host("net-1")
+    await world.until(all_of(world, "net-1"), 60)
+    async with world.ours() as harness:
+        await world.until(lambda: harness.engine.leases is not None, 1)
+        await host.stop()
+        await world.until(all_of(world, "ours"), 20)
+        broken = {f"{world.prefix}..{n}" for n in "23"}
+        world.directs[0].refuse = lambda method, id: 429 if method == "PUT" and id in broken else 0
+        parts = harness.engine.feeds[0].parts
+        await world.until(lambda: set(parts) == {"0", "1"}, 60)
+        broken.remove(f"{world.prefix}..3")
+        await world.until(lambda: set(parts) == {"0", "1", "3"}, 10)
+        world.feed.split("0")
+        await world.until(lambda: {"4", "5"} <= set(parts), 20)
+        broken.clear()
+        await world.until(lambda: set(parts) == {"1", "2", "3", "4", "5"}, 10)
+        await world.until(world.caught_up, 30, write=False)
+
+
 async def test_nothing_starts_and_nothing_is_sent_under_a_fence_that_has_passed(world: World) -> None:
     """Compared where it counts, before any timer has told."""
     async with world.ours() as harness:
@@ -440,6 +342,10 @@ async def test_nothing_starts_and_nothing_is_sent_under_a_fence_that_has_passed(
         part = harness.engine.feeds[0].parts["2"]
         part.hold.fence.deadline = world.clock.monotonic()
         before = world.judge.items()["2"]["_etag"]
+        calls: list[Call] = []
+        dispatch = harness.engine.feeds[0]._dispatch
+        hand_over = dispatch._hands.submit
+        dispatch._hands.submit = lambda made: (calls.extend(made), hand_over(made))[1]  # type: ignore[method-assign]
         ids = [id for id in world.written if world.feed.of(world.feed.epk([id])).id == "2"]
         handled = {id: len(world.seen[id]) for id in ids}
         world.write(50)
@@ -453,6 +359,9 @@ async def test_nothing_starts_and_nothing_is_sent_under_a_fence_that_has_passed(
         assert ids
         assert "2" in harness.engine.feeds[0].parts, "remembered and resumed, under another token"
         assert all(len(world.seen[id]) == handled[id] + 1 for id in ids), "handled once, and not before"
+        fences = {call.items[0].partition: call.fence for call in calls}  # type: ignore[union-attr]
+        assert fences["2"] is harness.engine.feeds[0].parts["2"].hold.fence, "and compared by the handlers' side"
+        assert fences["2"].above is harness.engine.feeds[0].fence
 
 
 # --- starts -------------------------------------------------------------------------------------------------

@@ -20,8 +20,8 @@ TRY_LATER = 30.0
 
 
 class Giving:
-    """Gives for `Leases`. `ended` is told of each hold that was released, `ring` wakes those who may take it, `changed`
-    is called when one has come to its end, either way."""
+    """Gives for `Leases`, out of its `views`. `ended` is told of each hold that was released, `ring` wakes those who
+    may take it, `changed` is called when one has come to its end, either way; `plan` says who should take what."""
 
     def __init__(
         self,
@@ -32,6 +32,8 @@ class Giving:
         ended: Callable[[Hold, str], None],
         ring: Callable[[str], Awaitable[None]],
         changed: Callable[[], None],
+        views: Mapping[str, LeaseView],
+        plan: Callable[[], Mapping[str, Sequence[tuple[str, str | None]]]],
     ) -> None:
         self._clock = clock
         self._observe = observer
@@ -39,6 +41,8 @@ class Giving:
         self._ended = ended
         self._ring = ring
         self._changed = changed
+        self._views = views
+        self._plan = plan
 
     def some(self, view: LeaseView, releases: Sequence[tuple[str, str | None]]) -> float:
         """Begin with these, as far as they may be tried. When another may be (monotonic)."""
@@ -51,20 +55,15 @@ class Giving:
                 view.giving[partition] = self._spawn(self.give(view, hold, next_owner, now + QUIET_WITHIN))
         return again
 
-    async def all(
-        self,
-        views: Sequence[LeaseView],
-        plan: Callable[[], Mapping[str, Sequence[tuple[str, str | None]]]],
-        deadline: float,
-    ) -> None:
-        """Give everything until `deadline` (monotonic), in place of what is being given already. `plan` names, once
-        nothing is under way, who should take what."""
+    async def all(self, deadline: float) -> None:
+        """Give everything until `deadline` (monotonic), in place of what is being given already."""
+        views = list(self._views.values())
         under_way = [task for view in views for task in view.giving.values()]
         for task in under_way:
             task.cancel()
         if under_way:
             await asyncio.wait(under_way)
-        next_owner = {(name, p): owner for name, pairs in plan().items() for p, owner in pairs}
+        next_owner = {(name, p): owner for name, pairs in self._plan().items() for p, owner in pairs}
         await asyncio.gather(
             *(
                 self.give(view, hold, next_owner.get((view.worker, hold.partition)), deadline)

@@ -205,6 +205,19 @@ class Writer:
                 self._ended(hold, "taken")
         return True
 
+    async def ask(self, swaps: Sequence[Swap]) -> Sequence[Swapped | None]:
+        """Claims, many in one call. Beside strangers each in a call of its own, and None where its outcome is unknown:
+        one that fails must not keep the others from being claimed."""
+        if self._rules is None:
+            return await self._store.swap(swaps)
+        return await asyncio.gather(*(self._ask(swap) for swap in swaps))
+
+    async def _ask(self, swap: Swap) -> Swapped | None:
+        try:
+            return (await self._store.swap([swap]))[0]
+        except Unavailable:
+            return None
+
     def _is_due(self, hold: Hold, now: float) -> bool:
         return hold.dirty or (self._rules is not None and not hold.lost and now - hold.sent >= self._rules.renew)
 

@@ -76,11 +76,11 @@ class Leases:
             store, clock=clock, random=random, check=membership.check, ended=self._ended,
             fence=membership.fence, rules=rules,
         )  # fmt: skip
+        self._views: dict[str, LeaseView] = {}
         self._giving = Giving(
             clock=clock, observer=observer, spawn=self._spawn, ended=self._ended, ring=membership.ring,
-            changed=lambda: self._wake.set(),
+            changed=lambda: self._wake.set(), views=self._views, plan=lambda: self._moves().releases,
         )  # fmt: skip
-        self._views: dict[str, LeaseView] = {}
         self._asked: set[str] = set()  # claims that are sent and not known to have failed
         self._known_members: frozenset[str] = frozenset()
         self._settled = float("inf")
@@ -133,7 +133,7 @@ class Leases:
         self._draining = True
         self._wake.set()
         while self.held and self._clock.monotonic() < deadline:
-            await self._give_all(deadline)
+            await self._giving.all(deadline)
             if self.held:
                 await self._clock.sleep(AGAIN)
 
@@ -141,7 +141,7 @@ class Leases:
         """Release what is quiet now."""
         self._draining = True
         self._wake.set()
-        await self._give_all(self._clock.monotonic())
+        await self._giving.all(self._clock.monotonic())
 
     # --- what membership tells ------------------------------------------------------------------------------
 
@@ -280,10 +280,11 @@ class Leases:
         if not claims or not self._membership.check() or self._membership.member != me or self._draining:
             return
         swaps = [self._writer.swap(key_of(c.view.worker, c.partition), c.version, c.lease) for c in claims]
-        self._asked = {f"{claim.view.worker}/{claim.partition}" for claim in claims}
+        names = [f"{claim.view.worker}/{claim.partition}" for claim in claims]
+        self._asked = set(names)
         sent = self._clock.monotonic()
-        results = await self._store.swap(swaps)
-        self._asked.clear()
+        results = await self._writer.ask(swaps)
+        self._asked = {name for name, result in zip(names, results, strict=True) if result is None}
         for claim, result in zip(claims, results, strict=True):
             self._claimed(claim, result, sent)
 
@@ -301,7 +302,7 @@ class Leases:
         claimed = records.claim(lease, me, self._writer.nonce(), buried=lease.owner is not None)
         return _Claim(view, partition, version, claimed)
 
-    def _claimed(self, claim: _Claim, result: Swapped, sent: float) -> None:
+    def _claimed(self, claim: _Claim, result: Swapped | None, sent: float) -> None:
         if isinstance(result, Record):
             self._acquired(claim.view, claim.partition, result.version, claim.lease, sent)
         elif isinstance(result, Stale):
@@ -309,6 +310,9 @@ class Leases:
             if found is not None and found.owner == self._membership.member:
                 claim.view.remembered[claim.partition] = claim.view.leases[claim.partition]
             self._wake.set()
+        elif result is None:  # it may be ours: the next look shows it
+            self._look_now = True
+            self._by(self._clock.monotonic() + 2 * AGAIN)
 
     async def _resume(self, view: LeaseView) -> None:
         """Leases that are ours and not held: after a fence, or of a claim whose reply was lost."""
@@ -321,7 +325,7 @@ class Leases:
             }
             swaps = [self._writer.swap(key_of(view.worker, p), v, lease) for p, (v, lease) in wanted.items()]
             sent = self._clock.monotonic()
-            results = await self._store.swap(swaps) if swaps else []
+            results = await self._writer.ask(swaps) if swaps else []
             view.remembered.clear()
             for (partition, (_, lease)), result in zip(wanted.items(), results, strict=True):
                 if isinstance(result, Record) and lease.owner is None:
@@ -343,8 +347,7 @@ class Leases:
             view.remembered[partition] = (version, lease)
             self._wake.set()
             return
-        hold = Hold(view.worker, partition, version, lease, writer=self._writer, sent=sent)
-        view.holds[partition] = hold
+        hold = view.holds[partition] = Hold(view.worker, partition, version, lease, writer=self._writer, sent=sent)
         detail: Value = {"partition": partition, "epoch": lease.epoch, "crashes": lease.crashes}
         self._observe(Fact("lease_acquired", view.worker, detail=detail))
         view.begun[partition] = self._spawn(self._begin(view, hold, view.begun.get(partition)))
@@ -363,10 +366,6 @@ class Leases:
                 await self._writer.pause()
 
     # --- giving ---------------------------------------------------------------------------------------------
-
-    async def _give_all(self, deadline: float) -> None:
-        """Give everything, in place of what is being given already."""
-        await self._giving.all(list(self._views.values()), lambda: self._moves().releases, deadline)
 
     # --- writing --------------------------------------------------------------------------------------------
 

@@ -93,7 +93,8 @@ def from_item(item: Item, place: Place, around: Around) -> Value:
     same = owner == own.get("owner")
     bounds = bounds_of(item, partition, around.ranges)
     cursor = _cursor(item, token, own, bounds)
-    born = around.info_at or float(item.get("_ts") or 0)
+    written = float(item.get("_ts") or 0)
+    born = min(around.info_at or written, written)  # a lease older than .info: whoever created it died before that
     since = max(born - 1.0, 0.0) if not cursor and place.mode == INCREMENTAL else 0.0
     value: dict[str, Json] = {
         **json.loads(own.get("extra", "{}")),

@@ -37,6 +37,7 @@ class Kept:
     feed: Container
     bounds: dict[str, Bounds] = field(default_factory=dict)
     info_at: float = 0.0
+    introducing: bool = False
 
     def record(self, item: Item) -> Record:
         """The item as a record. What it covers is kept in mind, for its children and for who begins there."""
@@ -86,11 +87,9 @@ class DotnetStore:
     async def swap(self, swaps: Sequence[Swap]) -> Sequence[Swapped]:
         async with self._containers.told():
             results = await each(self._swap, swaps)
-        for worker in {
-            result.key.split("/")[1] for result in results if isinstance(result, Record) and _is_lease(result.key)
-        }:
-            if (one := self._kept.get(worker)) is not None and not one.info_at:
-                await self._introduce(one)
+        keys = [result.key for result in results if isinstance(result, Record)]
+        for worker in {found[0].place.worker for key in keys if (found := self._find(key)) is not None}:
+            await self._introduce(self._kept[worker])
         return results
 
     # --- inside ---------------------------------------------------------------------------------------------
@@ -154,7 +153,17 @@ class DotnetStore:
         return items, parsedate_to_datetime(said).timestamp() if said else 0.0
 
     async def _introduce(self, one: Kept) -> None:
-        """Write `.info` when every physical partition has a lease, and remove a lock that nobody holds."""
+        """After a lease was written: see that `.info` is there. One at a time; the next write asks again."""
+        if one.info_at or one.introducing:
+            return
+        one.introducing = True
+        try:
+            await self._complete(one)
+        finally:
+            one.introducing = False
+
+    async def _complete(self, one: Kept) -> None:
+        """Write `.info` if every physical partition has a lease, and remove a lock that nobody holds."""
         items, now = await self._all(one)
         info, lock, proxy = items.get(one.place.info), items.get(one.place.lock), self._container.proxy
         async with self._containers.told():
