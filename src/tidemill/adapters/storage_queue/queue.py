@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 
 from azure.storage.queue import QueueMessage
@@ -31,7 +32,7 @@ from tidemill.adapters.storage_queue.envelope import (
 from tidemill.adapters.storage_queue.letter import META, QUEUE, order, written
 from tidemill.adapters.storage_queue.pace import Pace
 from tidemill.adapters.storage_queue.service import PAGE, Queue
-from tidemill.errors import ConfigurationError, TooLarge
+from tidemill.errors import ConfigurationError, TooLarge, Unavailable
 from tidemill.model import (
     Dead,
     DeadLetter,
@@ -186,7 +187,8 @@ class StorageQueue:
         held = Held(message.id, message.pop_receipt or "", deadline, message.dequeue_count or 1, content)
         left = content.number("until") - self._clock.now()
         if left > 0:
-            await self._rewrite(held, left, uncounted=held.dequeued)
+            with suppress(Unavailable):  # it comes again when its claim ends; the others were claimed, too
+                await self._rewrite(held, left, uncounted=held.dequeued)
             return None
         claim = f"{held.id}.{held.dequeued}"
         self._claims.add(claim, held)
@@ -223,7 +225,7 @@ class StorageQueue:
         held.doubt = True  # until there is an answer
         receipt = await self._there.update(held.id, held.receipt, self._address.claim)
         if receipt is not None:
-            self._claims.extended(claim, receipt, deadline)
+            self._claims.extended(claim, held, receipt, deadline)
         return receipt is not None
 
     async def _settle(self, outcome: Outcome) -> Settled | Lost:
@@ -262,10 +264,7 @@ class StorageQueue:
 
     async def _rewrite(self, held: Held, hidden: float, **record: Json) -> bool:
         """Hide it for so long, with this recorded as far as there is room for it."""
-        line = {name: value for name, value in held.content.line.items() if name not in ("due", "until")}
-        if "until" in held.content.line and "due" not in record:
-            line["until"] = held.content.line["until"]
-        text = fitted(Content(held.content.body, {**line, **record}), self._address.base64)
+        text = fitted(Content(held.content.body, {**held.content.line, **record}), self._address.base64)
         return await self._there.update(held.id, held.receipt, self._hidden(hidden), text) is not None
 
     async def _bury(self, claim: str, held: Held, reason: str, error: str) -> bool:
