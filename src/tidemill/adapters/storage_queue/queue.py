@@ -196,7 +196,7 @@ class StorageQueue:
             self.name,
             held.name,
             content.body,
-            content.text("key") if "key" in content.line else None,
+            content.key,
             content.headers(),
             content.whole("priority"),
             content.number("sent_at", _seconds(message.inserted_on)),
@@ -280,10 +280,9 @@ class StorageQueue:
     def _letter(self, held: Held, reason: str, error: str) -> DeadLetter:
         now, content = self._clock.now(), held.content
         self._orders = max(order(now, held.name), self._orders + 1)
-        key = content.text("key") if "key" in content.line else None
         meta = {name: content.line[name] for name in META if name in content.line}
         return DeadLetter(
-            QUEUE + self.name, held.name, key, self._orders, content.body, content.whole("attempt") + 1,
+            QUEUE + self.name, held.name, content.key, self._orders, content.body, content.whole("attempt") + 1,
             reason, error, now, content.headers(), meta,
         )  # fmt: skip
 
