@@ -65,16 +65,17 @@ class StorageQueue:
         self._claims = Claims()
         self._pace = Pace(clock, address.poll)
         self._depth: tuple[float, Depth] | None = None
+        self._moves = 0
         self._orders = 0
 
     async def send(self, messages: Sequence[Message]) -> Sequence[str]:
         now = self._clock.now()
         texts = [self._text(message, now) for message in messages]
 
-        async def one(pair: tuple[Message, str]) -> str:
-            message, text = pair
+        async def one(pair: tuple[Message, tuple[str, bool]]) -> str:
+            message, (text, named) = pair
             id = await self._there.send(text, self._hidden(message.delay))
-            return message.id if self._address.envelope else id
+            return message.id if named else id
 
         ids = await each(one, list(zip(messages, texts, strict=True)))
         self.moved(*{message.delay for message in messages})
@@ -114,10 +115,12 @@ class StorageQueue:
         return []
 
     async def depth(self) -> Depth:
-        now = self._clock.monotonic()
-        if self._depth is None or now - self._depth[0] >= AGE:
-            self._depth = now, await self._measured()
-        return self._depth[1]
+        now, moves = self._clock.monotonic(), self._moves
+        if self._depth is not None and now - self._depth[0] < AGE:
+            return self._depth[1]
+        depth = await self._measured()
+        self._depth = (now, depth) if moves == self._moves else None  # else it may lack what was sent meanwhile
+        return depth
 
     async def peek(self, after: str, limit: int) -> Sequence[Waiting]:
         raise ConfigurationError(f"queue {self.name!r}: Azure Storage Queue shows no more than the first 32 messages")
@@ -130,7 +133,7 @@ class StorageQueue:
 
     def moved(self, *delays: float) -> None:
         """Something was put here, or ends its delay after so long: who waits looks again, and the depth is another."""
-        self._depth = None
+        self._depth, self._moves = None, self._moves + 1
         for delay in delays:
             self._pace.ring(float(self._hidden(delay)))
 
@@ -141,8 +144,9 @@ class StorageQueue:
 
     # --- sending --------------------------------------------------------------------------------------------
 
-    def _text(self, message: Message, now: float) -> str:
-        """As it goes over the wire. Raises `TooLarge` where what is to be recorded later would have no room."""
+    def _text(self, message: Message, now: float) -> tuple[str, bool]:
+        """As it goes over the wire, and whether that has its id in it. Raises `TooLarge` where what is to be recorded
+        later would have no room."""
         line, encoded = _line(message, now), self._address.base64
         if message.delay > self._address.longest:
             line["until"] = now + message.delay
@@ -156,7 +160,7 @@ class StorageQueue:
                 f" {len(message.body):,} before it is encoded; the service takes {LARGEST:,}, a body may have {most:,}:"
                 " keep the content elsewhere and send where it is, or send fewer headers"
             )
-        return text
+        return text, alone is None
 
     def _hidden(self, delay: float) -> int:
         """The service counts whole seconds, and nothing may come early."""
