@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
-from urllib.request import Request, urlopen
 
 import pytest
 
 from tests.acceptance.processes import Fleet, Replica, until
-from tests.doubles.cosmos.server import KEY
+from tests.servers.cosmos_process import Double
+from tests.servers.cosmos_process import double as double
 from tidemill.adapters.cosmos import Cosmos
 from tidemill.engine.clock import SystemClock
 from tidemill.model import CollectionSpec, Put
@@ -25,32 +21,6 @@ COUNTERS = CollectionSpec("counters")
 DOCUMENTS = 60
 
 pytestmark = pytest.mark.slow
-
-
-class Double:
-    """The double as a process of its own."""
-
-    def __init__(self, process: subprocess.Popen[str], endpoint: str) -> None:
-        self.process = process
-        self.endpoint = endpoint
-        port = endpoint.rstrip("/").rpartition(":")[2]
-        self.url = f"cosmos://:{quote(KEY, safe='')}@127.0.0.1:{port}/shop?tls=no&poll=1"
-
-    def ask(self, name: str, **said: Any) -> dict[str, Any]:
-        body = json.dumps({"database": "shop", "container": "counters", **said}).encode()
-        with urlopen(Request(f"{self.endpoint}_double/{name}", body, method="POST"), timeout=10) as reply:
-            found: dict[str, Any] = json.load(reply)
-        return found
-
-
-@pytest.fixture
-def double() -> Iterator[Double]:
-    line = [sys.executable, "-m", "tests.doubles.cosmos"]
-    process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    yield Double(process, process.stdout.readline().strip())
-    process.terminate()
-    process.communicate()
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Conformance of `tidemill.ports.Queue`: sending, receiving, duplicates.
 
-Claims and verdicts are in `claims`, `peek` and `purge` in `waiting`.
+Claims and verdicts are in `claims`, claims with deadlines in `deadlines`, `peek` and `purge` in `waiting`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from tidemill.model import Dead, Done, Later, Message, Settled
 from tidemill.ports import Database, Queue
 from tidemill.testing.conformance.bench import QUEUE, Bench, need
 from tidemill.testing.conformance.claims import ClaimConformance
+from tidemill.testing.conformance.deadlines import DeadlineConformance
 from tidemill.testing.conformance.suite import Advance, message, settle_one, take, take_one
 from tidemill.testing.conformance.waiting import WaitingConformance
 
 
-class QueueConformance(ClaimConformance, WaitingConformance):
+class QueueConformance(ClaimConformance, DeadlineConformance, WaitingConformance):
     """Messages that are claimed, worked on and settled."""
 
     async def test_what_is_sent_is_received(self, queue: Queue) -> None:
