@@ -105,6 +105,34 @@ async def test_an_envelope_is_read_where_plain_is_written(azurite: Account) -> N
         assert (delivery.id, delivery.body, delivery.key, delivery.headers) == ("m-1", b"1", "k", {"h": "v"})
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"tidemill": 1, "id": 7, "key": [], "headers": {"h": 1}, "attempt": 1e999, "uncounted": "x", "sent_at": NaN}',
+        '{"tidemill": 1, "attempt": 1' + "0" * 400 + ', "until": -1e308, "id": "\\ud800"}',
+        '{"tidemill": 1, "deep": ' + "[" * 20_000,
+        '{"tidemill": 2}',
+        '{"tidemill": 1, "coding": "base64"}',
+        '{"tidemill": 1, "theirs": "' + "x" * 49_000 + '"}',
+    ],
+    ids=["kinds", "numbers", "deep", "newer", "coding", "full"],
+)
+async def test_whatever_stands_in_a_message_it_is_worked_and_holds_up_nobody(plain: Side, line: str) -> None:
+    text = base64.b64encode(f"{line}\n!".encode()).decode()
+    await plain.theirs.send_message(text)
+    await plain.queue.send([message(b"good")])
+    held = {delivery.body == b"good": delivery for delivery in await plain.take(2)}
+    bad = held[False]
+    assert (bad.attempt, bad.deliveries) == (0, 1)
+    assert bad.body.endswith(b"!")
+    assert await plain.settle(bad, Later(0.0, "x")) == Settled()
+    again = await plain.take_one()
+    assert (again.body, again.attempt) == (bad.body, 1)
+    assert await plain.settle(again, Dead("x")) == Settled()
+    (letter,) = await plain.database.dead_letters().page("queue/jobs", -1, 10)
+    assert letter.body == bad.body
+
+
 # --- limits -----------------------------------------------------------------------------------------------------
 
 

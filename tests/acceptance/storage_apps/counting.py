@@ -12,6 +12,7 @@ journal = Journal(os.environ["JOURNAL"])
 
 app = App("counting")
 numbers = app.queue("numbers", int)
+slow = app.queue("slow", float)
 
 
 @app.on_message(numbers, concurrency=32)
@@ -19,3 +20,11 @@ async def count(number: int) -> None:
     """Some work, so that a kill finds many in the middle."""
     await asyncio.sleep(0.02)
     journal.note("counted", number)
+
+
+@app.on_message(slow, concurrency=4)
+async def dawdle(seconds: float) -> None:
+    """Longer than a claim."""
+    journal.note("began", seconds)
+    await asyncio.sleep(seconds)
+    journal.note("ended", seconds)

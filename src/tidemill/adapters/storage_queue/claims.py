@@ -59,9 +59,9 @@ class Claims:
         held = self._held.get(delivery.claim)
         return held if held is not None and held.name == delivery.id else None
 
-    def extended(self, claim: str, receipt: str, deadline: float) -> None:
-        held = self._held.pop(claim)
+    def extended(self, claim: str, held: Held, receipt: str, deadline: float) -> None:
         held.receipt, held.deadline, held.doubt = receipt, deadline, False
+        self._held.pop(claim, None)
         self._held[claim] = held
 
     def drop(self, claim: str) -> None:

@@ -29,31 +29,39 @@ RECORDS = 160
 DROPPED = ("error", "reason", "dedup", "headers", "key", "sent_at")
 """What is left out of a line that has no room, in this order. Never the body."""
 
+KEPT = ("id", "priority", "attempt", "uncounted", "due", "until", "attempts", "at", "order", *DROPPED)
+"""Fields that we know. What others have written into a line goes after those of `DROPPED`."""
+
 CUT = ("error", "reason")
 """Of these as much stays as there is room for."""
 
 CODED = "coding"
+SANE = 1 << 53
 _XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # \r too: XML would make it \n
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The line of an envelope without `tidemill`, empty for a plain message; and the body."""
+    """The line of an envelope without `tidemill`, empty for a plain message; and the body. Anybody may have written it:
+    a field of another kind than is meant is read as if it were missing."""
 
     body: bytes
     line: Mapping[str, Json] = field(default_factory=dict)
 
     def text(self, name: str) -> str:
-        """A field, "" where there is none or it is no text."""
         found = self.line.get(name)
-        return found if isinstance(found, str) else ""
+        return found.encode(errors="replace").decode() if isinstance(found, str) else ""
 
     def number(self, name: str, otherwise: float = 0.0) -> float:
         found = self.line.get(name)
-        return float(found) if isinstance(found, int | float) else otherwise
+        return float(found) if isinstance(found, int | float) and abs(found) < SANE else otherwise
 
     def whole(self, name: str) -> int:
         return int(self.number(name))
+
+    @property
+    def key(self) -> str | None:
+        return self.text("key") if isinstance(self.line.get("key"), str) else None
 
     def headers(self) -> dict[str, str]:
         found = self.line.get("headers")
@@ -85,7 +93,8 @@ def wrapped(content: Content, in_base64: bool) -> str:
 def fitted(content: Content, in_base64: bool) -> str | None:
     """The same, with as much left out of the line as it takes; None where not even the counts have room."""
     line = dict(content.line)
-    for name in (*DROPPED, ""):
+    others = (name for name in content.line if name not in KEPT)
+    for name in (*DROPPED, *others, ""):
         text = wrapped(Content(content.body, line), in_base64)
         over = len(text.encode()) - LARGEST
         if over <= 0:
@@ -115,7 +124,7 @@ def _enveloped(raw: bytes) -> Content | None:
         return None
     try:
         line = json.loads(first)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(line, dict) or line.pop("tidemill", None) != 1:
         return None

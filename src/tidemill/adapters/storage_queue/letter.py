@@ -42,7 +42,7 @@ def letter_of(queue: str, message: QueueMessage, encoded: bool) -> DeadLetter:
     return DeadLetter(
         QUEUE + queue,
         id,
-        content.text("key") if "key" in content.line else None,
+        content.key,
         content.whole("order") or int(at) * SECOND + crc32(id.encode()) % SECOND,  # the service tells whole seconds
         content.body,
         content.whole("attempts"),

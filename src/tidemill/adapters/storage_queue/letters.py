@@ -102,15 +102,15 @@ class StorageDeadLetters:
         self, queue: StorageQueue, ids: Sequence[str], do: Callable[[DeadLetter], Awaitable[None]]
     ) -> int:
         """Do this with each letter of these ids, and remove it; how many there were."""
-        wanted, done = frozenset(ids), dict[str, asyncio.Task[None]]()
+        wanted, done = frozenset(ids), set[str]()
 
         async def act(message: QueueMessage) -> bool:
             letter = letter_of(queue.name, message, self._encoded)
             if letter.id not in wanted:
                 return False
-            if letter.id not in done:
-                done[letter.id] = asyncio.create_task(_run(do, letter))
-            await done[letter.id]
+            if letter.id not in done:  # a second copy goes without it: if it fails, the first is still there
+                done.add(letter.id)
+                await do(letter)
             return await queue.dead.delete(message.id, message.pop_receipt or "")
 
         async with self._walking:
@@ -135,15 +135,13 @@ class StorageDeadLetters:
         return len(taken)
 
 
-async def _run(do: Callable[[DeadLetter], Awaitable[None]], letter: DeadLetter) -> None:
-    await do(letter)
-
-
 def _ordered(letters: list[DeadLetter]) -> list[DeadLetter]:
     """One of each id; two of one order are told apart, so that a page can end between them."""
-    once = {letter.id: letter for letter in sorted(letters, key=lambda one: (one.order, one.id), reverse=True)}
+    once: dict[str, DeadLetter] = {}
+    for letter in sorted(letters, key=lambda one: (one.order, one.id)):
+        once.setdefault(letter.id, letter)
     found: list[DeadLetter] = []
-    for letter in reversed(once.values()):
+    for letter in once.values():
         after = found[-1].order if found else -1
         found.append(letter if letter.order > after else replace(letter, order=after + 1))
     return found

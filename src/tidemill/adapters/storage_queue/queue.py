@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 
 from azure.storage.queue import QueueMessage
@@ -31,7 +32,7 @@ from tidemill.adapters.storage_queue.envelope import (
 from tidemill.adapters.storage_queue.letter import META, QUEUE, order, written
 from tidemill.adapters.storage_queue.pace import Pace
 from tidemill.adapters.storage_queue.service import PAGE, Queue
-from tidemill.errors import ConfigurationError, TooLarge
+from tidemill.errors import ConfigurationError, TooLarge, Unavailable
 from tidemill.model import (
     Dead,
     DeadLetter,
@@ -64,16 +65,17 @@ class StorageQueue:
         self._claims = Claims()
         self._pace = Pace(clock, address.poll)
         self._depth: tuple[float, Depth] | None = None
+        self._moves = 0
         self._orders = 0
 
     async def send(self, messages: Sequence[Message]) -> Sequence[str]:
         now = self._clock.now()
         texts = [self._text(message, now) for message in messages]
 
-        async def one(pair: tuple[Message, str]) -> str:
-            message, text = pair
+        async def one(pair: tuple[Message, tuple[str, bool]]) -> str:
+            message, (text, named) = pair
             id = await self._there.send(text, self._hidden(message.delay))
-            return message.id if self._address.envelope else id
+            return message.id if named else id
 
         ids = await each(one, list(zip(messages, texts, strict=True)))
         self.moved(*{message.delay for message in messages})
@@ -113,10 +115,12 @@ class StorageQueue:
         return []
 
     async def depth(self) -> Depth:
-        now = self._clock.monotonic()
-        if self._depth is None or now - self._depth[0] >= AGE:
-            self._depth = now, await self._measured()
-        return self._depth[1]
+        now, moves = self._clock.monotonic(), self._moves
+        if self._depth is not None and now - self._depth[0] < AGE:
+            return self._depth[1]
+        depth = await self._measured()
+        self._depth = (now, depth) if moves == self._moves else None  # else it may lack what was sent meanwhile
+        return depth
 
     async def peek(self, after: str, limit: int) -> Sequence[Waiting]:
         raise ConfigurationError(f"queue {self.name!r}: Azure Storage Queue shows no more than the first 32 messages")
@@ -129,7 +133,7 @@ class StorageQueue:
 
     def moved(self, *delays: float) -> None:
         """Something was put here, or ends its delay after so long: who waits looks again, and the depth is another."""
-        self._depth = None
+        self._depth, self._moves = None, self._moves + 1
         for delay in delays:
             self._pace.ring(float(self._hidden(delay)))
 
@@ -140,8 +144,9 @@ class StorageQueue:
 
     # --- sending --------------------------------------------------------------------------------------------
 
-    def _text(self, message: Message, now: float) -> str:
-        """As it goes over the wire. Raises `TooLarge` where what is to be recorded later would have no room."""
+    def _text(self, message: Message, now: float) -> tuple[str, bool]:
+        """As it goes over the wire, and whether that has its id in it. Raises `TooLarge` where what is to be recorded
+        later would have no room."""
         line, encoded = _line(message, now), self._address.base64
         if message.delay > self._address.longest:
             line["until"] = now + message.delay
@@ -155,7 +160,7 @@ class StorageQueue:
                 f" {len(message.body):,} before it is encoded; the service takes {LARGEST:,}, a body may have {most:,}:"
                 " keep the content elsewhere and send where it is, or send fewer headers"
             )
-        return text
+        return text, alone is None
 
     def _hidden(self, delay: float) -> int:
         """The service counts whole seconds, and nothing may come early."""
@@ -186,7 +191,8 @@ class StorageQueue:
         held = Held(message.id, message.pop_receipt or "", deadline, message.dequeue_count or 1, content)
         left = content.number("until") - self._clock.now()
         if left > 0:
-            await self._rewrite(held, left, uncounted=held.dequeued)
+            with suppress(Unavailable):  # it comes again when its claim ends; the others were claimed, too
+                await self._rewrite(held, left, uncounted=held.dequeued)
             return None
         claim = f"{held.id}.{held.dequeued}"
         self._claims.add(claim, held)
@@ -194,7 +200,7 @@ class StorageQueue:
             self.name,
             held.name,
             content.body,
-            content.text("key") if "key" in content.line else None,
+            content.key,
             content.headers(),
             content.whole("priority"),
             content.number("sent_at", _seconds(message.inserted_on)),
@@ -223,7 +229,7 @@ class StorageQueue:
         held.doubt = True  # until there is an answer
         receipt = await self._there.update(held.id, held.receipt, self._address.claim)
         if receipt is not None:
-            self._claims.extended(claim, receipt, deadline)
+            self._claims.extended(claim, held, receipt, deadline)
         return receipt is not None
 
     async def _settle(self, outcome: Outcome) -> Settled | Lost:
@@ -262,10 +268,7 @@ class StorageQueue:
 
     async def _rewrite(self, held: Held, hidden: float, **record: Json) -> bool:
         """Hide it for so long, with this recorded as far as there is room for it."""
-        line = {name: value for name, value in held.content.line.items() if name not in ("due", "until")}
-        if "until" in held.content.line and "due" not in record:
-            line["until"] = held.content.line["until"]
-        text = fitted(Content(held.content.body, {**line, **record}), self._address.base64)
+        text = fitted(Content(held.content.body, {**held.content.line, **record}), self._address.base64)
         return await self._there.update(held.id, held.receipt, self._hidden(hidden), text) is not None
 
     async def _bury(self, claim: str, held: Held, reason: str, error: str) -> bool:
@@ -281,10 +284,9 @@ class StorageQueue:
     def _letter(self, held: Held, reason: str, error: str) -> DeadLetter:
         now, content = self._clock.now(), held.content
         self._orders = max(order(now, held.name), self._orders + 1)
-        key = content.text("key") if "key" in content.line else None
         meta = {name: content.line[name] for name in META if name in content.line}
         return DeadLetter(
-            QUEUE + self.name, held.name, key, self._orders, content.body, content.whole("attempt") + 1,
+            QUEUE + self.name, held.name, content.key, self._orders, content.body, content.whole("attempt") + 1,
             reason, error, now, content.headers(), meta,
         )  # fmt: skip
 

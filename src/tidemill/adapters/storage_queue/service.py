@@ -95,75 +95,74 @@ class Queue:
         self._service = service
         self._creates = service.address.create
 
+    @property
+    def _client(self) -> QueueClient:
+        return self._service.client(self.name)
+
     async def make(self) -> None:
         """Create it, unless it is there; or see that it is, where we are not to create."""
-        async with self._service.told(opening=True):
-            if self._creates:
-                await self._create()
-            elif await self._count() is None:
-                raise ConfigurationError(
-                    f"{self._service.address.shown}: there is no queue {self.name!r}; create it (az storage queue"
-                    f" create --name {self.name}), or leave create=no out"
-                )
+        if self._creates:
+            await self._create(opening=True)
+        elif await self.count(opening=True) is None:
+            raise ConfigurationError(
+                f"{self._service.address.shown}: there is no queue {self.name!r}; create it (az storage queue create"
+                f" --name {self.name}), or leave create=no out"
+            )
 
     async def send(self, text: str, hidden: int = 0) -> str:
         """Its id."""
-
-        async def send() -> str:
-            client = self._service.client(self.name)
-            return (await client.send_message(text, visibility_timeout=hidden, time_to_live=FOREVER)).id
-
-        return await self._there(send)
+        sent = await self._there(
+            lambda: self._client.send_message(text, visibility_timeout=hidden, time_to_live=FOREVER)
+        )
+        return sent.id
 
     async def receive(self, limit: int, claim: float) -> list[QueueMessage]:
         """Some of those that can be seen; hidden from all for `claim` seconds."""
-        size = min(limit, PAGE)
 
         async def receive() -> list[QueueMessage]:
-            found = self._service.client(self.name).receive_messages(
-                messages_per_page=size, max_messages=size, visibility_timeout=round(claim), **ONCE
+            found = self._client.receive_messages(
+                messages_per_page=min(limit, PAGE), visibility_timeout=round(claim), **ONCE
             )
-            return [message async for message in found]
+            async for page in found.by_page():  # the client would ask again until nothing comes
+                return [message async for message in page]
+            return []
 
         return await self._there(receive)
 
     async def update(self, id: str, receipt: str, hidden: float, text: str | None = None) -> str | None:
         """Hide it for so long from now, with another text if one is given. The new receipt; None: the claim is lost."""
-
-        async def update() -> str:
-            client = self._service.client(self.name)
-            updated = await client.update_message(id, receipt, text, visibility_timeout=round(hidden), **ONCE)
-            return updated.pop_receipt or ""
-
-        return await self._claimed(update)
+        said: dict[str, Any] = {"visibility_timeout": round(hidden), **ONCE}
+        updated = await self._ask(lambda: self._client.update_message(id, receipt, text, **said), *LOST)
+        return None if updated is None else updated.pop_receipt
 
     async def delete(self, id: str, receipt: str) -> bool:
         """Remove it; False: the claim is lost."""
 
         async def delete() -> bool:
-            await self._service.client(self.name).delete_message(id, receipt, **ONCE)
+            await self._client.delete_message(id, receipt, **ONCE)
             return True
 
-        return await self._claimed(delete) or False
+        return await self._ask(delete, *LOST) or False
 
     async def peek(self) -> list[QueueMessage]:
         """The first of those that can be seen, a page of them; none if there is no such queue."""
+        return await self._ask(lambda: self._client.peek_messages(PAGE), NO_QUEUE) or []
 
-        async def peek() -> list[QueueMessage]:
-            return await self._service.client(self.name).peek_messages(PAGE)
-
-        return await self._claimed(peek) or []
-
-    async def count(self) -> int | None:
+    async def count(self, *, opening: bool = False) -> int | None:
         """About how many there are, hidden ones included; None if there is no such queue."""
-        return await self._claimed(self._count)
+        found = await self._ask(lambda: self._client.get_queue_properties(), NO_QUEUE, opening=opening)
+        return None if found is None else found.approximate_message_count or 0
 
-    async def _claimed(self, do: Callable[[], Awaitable[T]]) -> T | None:
-        async with self._service.told():
+    async def _create(self, *, opening: bool = False) -> None:
+        await self._ask(lambda: self._client.create_queue(), EXISTS, opening=opening)
+
+    async def _ask(self, do: Callable[[], Awaitable[T]], *codes: str, opening: bool = False) -> T | None:
+        """What it answers; None where the service's word for it is one of these."""
+        async with self._service.told(opening=opening):
             try:
                 return await do()
             except HttpResponseError as error:
-                if code(error) not in LOST:
+                if code(error) not in codes:
                     raise
                 return None
 
@@ -176,19 +175,3 @@ class Queue:
                     raise
             await self._create()
             return await do()
-
-    async def _count(self) -> int | None:
-        try:
-            found = await self._service.client(self.name).get_queue_properties()
-        except HttpResponseError as error:
-            if code(error) != NO_QUEUE:
-                raise
-            return None
-        return found.approximate_message_count or 0
-
-    async def _create(self) -> None:
-        try:
-            await self._service.client(self.name).create_queue()
-        except HttpResponseError as error:
-            if code(error) != EXISTS:  # which another replica has made, or an earlier start
-                raise
