@@ -29,14 +29,20 @@ async def orders(bus: Server) -> Entity:
 
 
 @asynccontextmanager
-async def client() -> AsyncIterator[Queue]:
-    """A replica: the queue of a database of its own."""
-    database = ServiceBus.from_url(url_of(), SystemClock())
+async def clients(count: int) -> AsyncIterator[list[Queue]]:
+    """Replicas: the queue of a database of its own each."""
+    databases = [ServiceBus.from_url(url_of(), SystemClock()) for _ in range(count)]
     try:
-        await database.open([], [ORDERS])
-        yield database.queue(ORDERS)
+        await asyncio.gather(*(database.open([], [ORDERS]) for database in databases))
+        yield [database.queue(ORDERS) for database in databases]
     finally:
-        await database.close()
+        await asyncio.gather(*(database.close() for database in databases))
+
+
+@asynccontextmanager
+async def client() -> AsyncIterator[Queue]:
+    async with clients(1) as (queue,):
+        yield queue
 
 
 def message(id: str, key: str, **more: float) -> Message:
@@ -85,7 +91,7 @@ async def test_order_per_key_and_one_at_a_time(orders: Entity) -> None:
 
 
 async def test_nothing_of_a_session_comes_while_its_message_is_out(orders: Entity) -> None:
-    async with client() as queue, client() as peer:
+    async with clients(2) as (queue, peer):
         await queue.send([message(f"a{n}", "a") for n in range(3)])
         (first,) = await some(queue)
         assert list(await queue.receive("me", 10, 0.3)) == []
@@ -112,7 +118,7 @@ async def test_two_replicas_share_the_sessions_and_keep_the_order(orders: Entity
                 out.discard(delivery.key)
                 assert await settle_one(queue, delivery, Done()) == Settled()
 
-    async with client() as one, client() as two:
+    async with clients(2) as (one, two):
         await one.send([message(f"{key}/{n}", key) for n in range(5) for key in keys])
         await asyncio.wait_for(asyncio.gather(work(one, 1), work(two, 2)), 60)
     assert dict(order) == {key: [f"{key}/{n}" for n in range(5)] for key in keys}
@@ -136,10 +142,11 @@ async def test_later_keeps_the_order_and_the_delay(orders: Entity) -> None:
         assert [seen for seen in tries if seen[0] != "b0"] == [
             ("a0", 0, ""), ("a0", 1, "try 0"), ("a0", 2, "try 1"), ("a1", 0, ""),
         ]  # fmt: skip
+        assert orders.sessions["a"].state is None, "nothing stays behind"
 
 
 async def test_a_waiting_message_outlasts_the_lock_because_receive_renews_it(orders: Entity) -> None:
-    async with client() as queue, client() as peer:
+    async with clients(2) as (queue, peer):
         await queue.send([message("a0", "a"), message("a1", "a")])
         (first,) = await some(queue)
         await settle_one(queue, first, Later(LOCK * 2, "wait"))
@@ -184,7 +191,7 @@ async def test_a_lost_session_loses_all_its_deliveries_and_counts_the_hand_out(b
 
 
 async def test_extend_keeps_the_session(orders: Entity) -> None:
-    async with client() as queue, client() as peer:
+    async with clients(2) as (queue, peer):
         await queue.send([message("a0", "a")])
         (held,) = await some(queue)
         for _ in range(5):
@@ -235,7 +242,7 @@ async def test_dead_ones_make_room_for_the_next(bus: Server, orders: Entity) -> 
 
 
 async def test_an_idle_session_is_closed_so_that_others_may_have_it(bus: Server, orders: Entity) -> None:
-    async with client() as queue, client() as peer:
+    async with clients(2) as (queue, peer):
         await queue.send([message("a0", "a")])
         await collect(queue, 1)
         for _ in range(30):
@@ -302,7 +309,7 @@ async def test_long_and_missing_keys_have_sessions_of_their_own(orders: Entity) 
             ("1", "x" * 301),
             ("3", ""),
         }
-        assert len({entry for entry in orders.sessions}) == 4
+        assert len(orders.sessions) == 4
 
 
 async def test_what_sessions_cannot_do_is_said(orders: Entity) -> None:

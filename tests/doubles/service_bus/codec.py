@@ -1,4 +1,4 @@
-"""AMQP 1.0 on the wire: frames and values. Values are decoded with the SDK's decoder, and encoded here by their type."""
+"""AMQP 1.0 on the wire: frames and values. They are decoded with the SDK's decoder, and encoded here by their type."""
 
 from __future__ import annotations
 

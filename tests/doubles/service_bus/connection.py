@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
-from uuid import UUID
 
 from tests.doubles.service_bus import codec, tokens
 from tests.doubles.service_bus.codec import (
@@ -29,6 +27,7 @@ from tests.doubles.service_bus.codec import (
     Ushort,
     text,
 )
+from tests.doubles.service_bus.links import Link, apply, padded
 from tests.doubles.service_bus.management import SESSION_LOST, answer, entity_path, status_of
 from tests.doubles.service_bus.state import LOCK_LOST, Entity, Entry, Namespace, Refused
 
@@ -52,32 +51,6 @@ class Host(Protocol):
 
 class Dropped(OSError):
     """A fault ended the connection."""
-
-
-@dataclass(slots=True, eq=False)
-class Link:
-    """`receives` is seen from the client: it takes messages from us. `session` is the one that it holds."""
-
-    connection: Connection
-    channel: int
-    name: str
-    handle: int
-    receives: bool
-    address: str
-    attach: Sequence[Any]
-    entity: Entity | None = None
-    credit: int = 0
-    count: int = 0
-    session: str = ""
-    awaits: bool = False
-    patience: float = 0.0
-    unsettled: dict[int, UUID] = field(default_factory=dict)
-    partial: bytearray = field(default_factory=bytearray)
-    first: Sequence[Any] = ()
-
-    @property
-    def managed(self) -> bool:
-        return self.address == "$cbs" or entity_path(self.address)[1]
 
 
 class Connection:
@@ -119,7 +92,8 @@ class Connection:
         try:
             session = link.entity.hold(name, link)
         except Refused as refused:
-            return self._refuse(link, refused)
+            self._refuse(link, refused)
+            return
         link.awaits, link.session = False, name
         source = [link.address, *([None] * 6), {Symbol(FILTER): name}, None, None, None]
         until = int(session.locked_until * 10_000_000) + EPOCH
@@ -215,10 +189,11 @@ class Connection:
                     raise Refused("amqp:unauthorized-access", "Unauthorized access. 'Listen,Send' claims are required.")
                 link.entity = self._host.namespace.find(entity_path(address)[0])
             if link.receives and not link.managed:
-                return self._consume(link)
+                self._consume(link)
+            else:
+                self._attached(link, list(fields[5]), None)
         except Refused as refused:
-            return self._refuse(link, refused)
-        self._attached(link, list(fields[5]), None)
+            self._refuse(link, refused)
 
     def _consume(self, link: Link) -> None:
         source = link.attach[5]
@@ -233,19 +208,18 @@ class Connection:
             )
             raise Refused("amqp:not-allowed", told)
         if FILTER not in filters:
-            return self._attached(link, list(source), None)
-        if filters[FILTER] is not None:
-            return self.give_session(link, text(filters[FILTER]))
-        properties = link.attach[13] or {}
-        milliseconds = properties.get(b"com.microsoft:timeout", 60_000)
-        link.awaits, link.patience = True, self._host.namespace.clock.now() + milliseconds / 1000
-        self._host.pump(entity)
-        return None
+            self._attached(link, list(source), None)
+        elif filters[FILTER] is not None:
+            self.give_session(link, text(filters[FILTER]))
+        else:
+            milliseconds = (link.attach[13] or {}).get(b"com.microsoft:timeout", 60_000)
+            link.awaits, link.patience = True, self._host.namespace.clock.now() + milliseconds / 1000
+            self._host.pump(entity)
 
     def _attached(self, link: Link, source: Sequence[Any] | None, properties: Mapping[Any, Any] | None) -> None:
         size = link.entity.settings.size if link.entity else 1 << 20
         target = link.attach[6]
-        ends = [Described(codec.SOURCE, _padded(source, 11)), Described(codec.TARGET, _padded(target, 7))]
+        ends = [Described(codec.SOURCE, padded(source, 11)), Described(codec.TARGET, padded(target, 7))]
         fields = [link.name, Uint(link.handle), not link.receives, Ubyte(2), Ubyte(0), *ends, None, None]
         fields += [Uint(0) if link.receives else None, Ulong(size), None, None, properties]
         self._send(link.channel, ATTACH, fields)
@@ -351,7 +325,7 @@ class Connection:
         after = False
         try:
             after = await self._faulty("settle")
-            reply = _apply(entity, token, state)
+            reply = apply(entity, token, state)
         except Refused as refused:
             reply = Described(codec.REJECTED, [codec.error(refused.condition, refused.told)])
         if after:
@@ -408,35 +382,3 @@ class Connection:
         session = entity.sessions.get(name) if entity else None
         holder = session.holder if session else None
         return isinstance(holder, Link) and holder.connection is self
-
-
-def _apply(entity: Entity, token: UUID, state: Mapping[str, Any]) -> Described:
-    """Give a disposition its effect; what is told of it. Raises `Refused`."""
-    ((outcome, value),) = state.items()
-    match outcome:
-        case "accepted":
-            entity.complete(token)
-            return Described(codec.ACCEPTED, [])
-        case "released":
-            entity.give_back(token, counts=False)
-            return Described(codec.RELEASED, [])
-        case "rejected":
-            info = (value[0][2] if value and value[0] and len(value[0]) > 2 else None) or {}
-            entity.bury(token, *(text(info.get(name)) for name in (b"DeadLetterReason", b"DeadLetterErrorDescription")))
-            return Described(codec.REJECTED, [None])
-    if value[1]:  # undeliverable here
-        entity.defer(token)
-    else:
-        entity.give_back(token, counts=bool(value[0]))
-    return Described(codec.MODIFIED, [value[0], value[1], None])
-
-
-def _padded(end: Sequence[Any] | None, size: int) -> list[Any]:
-    """A source or target as it is sent back: the address, and the filter of a session."""
-    fields = [*(end or []), *([None] * size)][:size]
-    return [text(fields[0]), *[fields[n] if n == 7 and isinstance(fields[n], dict) and _own(fields[n]) else None
-                               for n in range(1, size)]]  # fmt: skip
-
-
-def _own(filters: Mapping[Any, Any]) -> bool:
-    return any(isinstance(name, Symbol) for name in filters)

@@ -6,7 +6,8 @@ import asyncio
 from collections import Counter
 from dataclasses import dataclass
 
-from tests.doubles.service_bus.connection import Connection, Link
+from tests.doubles.service_bus.connection import Connection
+from tests.doubles.service_bus.links import Link
 from tests.doubles.service_bus.state import Entity, Namespace
 
 TICK = 0.02
@@ -14,8 +15,9 @@ TICK = 0.02
 
 @dataclass(slots=True)
 class Fault:
-    """What is to go wrong, so often: `kind` is `send settle renew peek state attach accept management deliver cbs`,
-    `what` is `drop-before` (the connection ends before it has effect), `drop-after` (after), `busy`, `lost`, `delay`."""
+    """What is to go wrong, so often: `kind` is `send settle attach cbs` or an operation of `$management`,
+    `what` is `drop-before` (the connection ends before it has effect), `drop-after` (after), `busy`, `full`, `lost`,
+    `delay`."""
 
     kind: str
     what: str

@@ -1,4 +1,6 @@
-"""What a namespace holds: queues, their messages, locks and sessions. Nothing here knows of the wire but its sections."""
+"""What a namespace holds: queues, their messages, locks and sessions. Nothing here knows of the wire but its
+sections.
+"""
 
 from __future__ import annotations
 
@@ -232,10 +234,7 @@ class Entity:
 
     def free_session(self) -> str | None:
         """A session that has messages and that nobody holds, the one whose first message is oldest."""
-        free = [
-            (heap[0], name) for name, heap in self._ready.items() if (found := self._trim(heap)) and not self._holder(name)
-            if found
-        ]  # fmt: skip
+        free = [(heap[0], name) for name, heap in self._ready.items() if self._trim(heap) and not self._holder(name)]
         return min(free)[1] if free else None
 
     def _trim(self, heap: list[int]) -> bool:

@@ -2,7 +2,7 @@
 
 Who we are is told in `adapters.azure.account`; a key in the URL needs its name (`policy`). Options: `lock` (seconds of
 the queues' lock duration, or fewer), `size` (KiB that a message may have), `dedup` (seconds of the queues' window of
-duplicate detection, where they have it).
+duplicate detection, where they have it), `tls` (`no`, for a stand-in on this machine).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tidemill.adapters.azure.account import Account, parse
 from tidemill.errors import ConfigurationError
 
 VARIABLE = "AZURE_SERVICEBUS_CONNECTION_STRING"
-OPTIONS = ("policy", "lock", "size", "dedup")
+OPTIONS = ("policy", "lock", "size", "dedup", "tls")
 EXAMPLE = "azure-service-bus://namespace"
 LOCK = 30
 SIZE = 256
@@ -76,8 +76,13 @@ def _connection(account: Account) -> tuple[str, str]:
         return host, account.connection
     host = account.host if re.search(r"[.:]", account.host) else f"{account.host}.servicebus.windows.net"
     if bool(account.key) != bool(policy):
-        told = "a key and its name belong together: azure-service-bus://:KEY@namespace?policy=NAME"
+        told = "a key in the URL and the name of its policy belong together (?policy=RootManageSharedAccessKey)"
+        raise ConfigurationError(f"{account.shown}: {told}")
+    plain = account.choice("tls", ("yes", "no")) == "no"
+    if plain and not (account.key and re.fullmatch(r"(127\.[\d.]+|localhost)(:\d+)?", host)):
+        told = "tls=no is for a stand-in on this machine, with a key; leave it out"
         raise ConfigurationError(f"{account.shown}: {told}")
     if not account.key:
         return host, ""
-    return host, f"Endpoint=sb://{host}/;SharedAccessKeyName={policy};SharedAccessKey={account.key};"
+    tail = "UseDevelopmentEmulator=true;" if plain else ""
+    return host, f"Endpoint=sb://{host}/;SharedAccessKeyName={policy};SharedAccessKey={account.key};{tail}"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from tidemill.adapters.service_bus.address import Address, address
 from tidemill.adapters.service_bus.letters import QUEUE, Graves, ServiceBusDeadLetters
 from tidemill.adapters.service_bus.links import Clients
-from tidemill.adapters.service_bus.queue import ServiceBusQueue
+from tidemill.adapters.service_bus.queue import COUNTED, ServiceBusQueue
 from tidemill.adapters.service_bus.sessions import SessionQueue
 from tidemill.errors import ConfigurationError
 from tidemill.model import Commit, CommitResult, Limits, QueueSpec, Source
@@ -44,9 +44,10 @@ class ServiceBus:
     async def open(self, sources: Sequence[Source], queues: Sequence[QueueSpec]) -> None:
         if sources:
             names = ", ".join(sorted(source.name for source in sources))
-            raise ConfigurationError(
-                f"{self._address.shown}: Service Bus has queues only: give {names} another database"
-            )
+            told = f"set another database for {names}, and this one for the queues (queues.NAME.url)"
+            raise ConfigurationError(f"{self._address.shown}: Service Bus has queues only: {told}")
+        if misfits := [line for spec in queues for line in self._misfits(spec)]:
+            raise ConfigurationError(*misfits)
         self._clients.open()
         opening = []
         for spec in queues:
@@ -55,13 +56,12 @@ class ServiceBus:
                 queue = self._queues[spec.name] = kind(self._clients, spec, self._clock)
                 self._graves[f"{QUEUE}{spec.name}"] = Graves(self._clients, spec.name, queue.sender)
                 opening.append(queue.open())
-        problems = await asyncio.gather(*opening, return_exceptions=True)
-        lines = [line for told in problems if isinstance(told, ConfigurationError) for line in told.problems]
+        errors = [one for one in await asyncio.gather(*opening, return_exceptions=True) if one is not None]
+        lines = [line for error in errors if isinstance(error, ConfigurationError) for line in error.problems]
         if lines:
             raise ConfigurationError(*dict.fromkeys(lines))
-        for told in problems:
-            if isinstance(told, BaseException):
-                raise told
+        if errors:
+            raise errors[0]
 
     async def close(self) -> None:
         queues, graves = list(self._queues.values()), list(self._graves.values())
@@ -92,6 +92,16 @@ class ServiceBus:
 
     async def commit(self, commits: Sequence[Commit]) -> Sequence[CommitResult]:
         raise self._lacking("commits of several things in one step")
+
+    def _misfits(self, spec: QueueSpec) -> Iterator[str]:
+        """What a declaration asks for that is not kept here."""
+        shown, window = f"{self._address.shown}: queue {spec.name!r}", self._address.window
+        if spec.limit is not None and spec.key is not None:
+            yield f"{shown}: limit={spec.limit}: nobody can count the messages of sessions; leave it out"
+        elif spec.limit is not None and spec.limit > COUNTED:
+            yield f"{shown}: limit={spec.limit}: no more than {COUNTED} messages are counted here; lower it"
+        if window and spec.dedup_window > window:
+            yield f"{shown}: dedup_window={spec.dedup_window:g} s is longer than the queue's (dedup={window:g})"
 
     def _lacking(self, what: str) -> ConfigurationError:
         return ConfigurationError(f"{self._address.shown}: Service Bus has queues only, and no {what}")

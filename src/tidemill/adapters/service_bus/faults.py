@@ -8,6 +8,7 @@ from azure.servicebus.exceptions import (
     MessageLockLostError,
     MessageSizeExceededError,
     MessagingEntityNotFoundError,
+    OperationTimeoutError,
     ServiceBusAuthenticationError,
     ServiceBusAuthorizationError,
     ServiceBusQuotaExceededError,
@@ -24,7 +25,11 @@ DRIVER = (AzureError, OSError, TimeoutError, ValueError)
 LOST = (MessageLockLostError, MessageAlreadySettled, SessionLockLostError)
 """The claim is no longer ours."""
 
-HARMLESS = (*LOST[:2], MessageSizeExceededError, ServiceBusQuotaExceededError, ServiceBusServerBusyError)
+BUSY = (MessageSizeExceededError, OperationTimeoutError, ServiceBusQuotaExceededError, ServiceBusServerBusyError)
+"""It was not done, or is not known to be; what we hold stands as it is."""
+
+HARMLESS = (MessageLockLostError, MessageAlreadySettled, MessageSizeExceededError, ServiceBusQuotaExceededError,
+            ServiceBusServerBusyError)  # fmt: skip
 """After these the link is as good as before."""
 
 _REFUSED = "the namespace refuses this key, token or identity"

@@ -1,7 +1,7 @@
 """Dead letters: the queues' own. Why one is dead are the reason and the description that the service keeps with it.
 
-The description is the error's text, and in its last line what we know besides: `tidemill {"attempts": 3, "at": …}`. What
-the service itself has buried (`MaxDeliveryCountExceeded`, `TTLExpiredException`) has its words and no such line.
+The description is the error's text, and in its last line what we know besides: `tidemill {"attempts": 3, "at": …}`.
+What the service itself has buried (`MaxDeliveryCountExceeded`, `TTLExpiredException`) has its words and no such line.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 State: at most one link a purpose, and those that are being closed (which takes the client up to a second). Failure
 cases. *A link breaks under several calls*: each of them fails as unknown, the first retires it, the next call opens a
-new one. *What was received on the old link is settled on the new one*: the client finds its delivery tag unknown there
-and goes by the management link with the lock's token. *The client never renews the credit of a management link* (10,000
-answers): a link is replaced when it is idle after `ANSWERS` requests.
+new one. *What was received on the old link is settled on the new one*: the client finds its delivery tag unknown
+there and goes by the management link with the lock's token. *The client never renews the credit of a management link*
+(10,000 answers): a link is replaced when it is idle after `ANSWERS` requests.
 """
 
 from __future__ import annotations

@@ -1,16 +1,17 @@
 """A queue without sessions: peek-lock, and copies for what the service has no field for.
 
-State: `_claims` are locked by us, each with the deadline that we believe in. Trust: a lock's time is counted from before
-the call that gave it, by the queue's lock duration as said (`lock`) or as seen, whichever is shorter; the clock of the
-service is compared with nothing of ours. A receive leaves credit on its link when it brings less than was asked for, and
-the service may use it afterwards, so the time of what the next one brings runs from that earlier receive.
+State: `_claims` are locked by us, each with the deadline that we believe in. Trust: a lock's time is counted from
+before the call that gave it, by the queue's lock duration as said (`lock`) or as seen, whichever is shorter; the
+clock of the service is compared with nothing of ours. A receive leaves credit on its link when it brings less than
+was asked for, and the service may use it afterwards, so the time of what the next one brings runs from that earlier
+receive.
 
 A verdict that must be kept (an attempt, a reason, a delay, a hand-out that does not count) goes into a copy of the
-message; then the original is completed. Failure cases. *A crash between the two* leaves both: at least once. *A settle is
-repeated*: a copy that is known to stand is not sent again, and one that may stand has the same id again, so that a queue
-which detects duplicates keeps one. The id is another than the original's, or such a queue would swallow the copy, and the
-completion would lose the message. *A completion was not answered*: asked again it finds no lock; if the lock still had
-time, our own first try ended it.
+message; then the original is completed. Failure cases. *A crash between the two* leaves both: at least once. *A
+settle is repeated*: a copy that is known to stand is not sent again, and one that may stand has the same id again, so
+that a queue which detects duplicates keeps one. The id is another than the original's, or such a queue would swallow
+the copy, and the completion would lose the message. *A completion was not answered*: asked again it finds no lock; if
+the lock still had time, our own first try ended it.
 """
 
 from __future__ import annotations
@@ -189,7 +190,7 @@ class ServiceBusQueue:
                 await link.complete_message(held.message)
 
         try:
-            await self._receiver.use(end, asks=1)
+            await self._receiver.use(end)
         except LOST:
             ours = held.copied or (held.asked and self._clock.monotonic() < held.deadline)
             return self._claims.ended(outcome) if ours else self._claims.lost(outcome)
@@ -227,7 +228,7 @@ class ServiceBusQueue:
     async def _put(self, messages: Sequence[ServiceBusMessage]) -> None:
         self._depth = None
         if messages:
-            await self._guarded(self.sender.use(lambda link: put(link, messages), asks=0))
+            await self._guarded(self.sender.use(lambda link: put(link, messages)))
 
     async def _guarded(self, call: Awaitable[R]) -> R:
         try:

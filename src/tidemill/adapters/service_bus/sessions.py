@@ -1,12 +1,13 @@
 """A queue with sessions: the messages of a key are its session, and go one after the other.
 
-State: each session that we hold has at most one message out of its queue, which stays locked until a verdict removes it.
-It is handed out, and again after a `Later`, by us alone, so nothing overtakes it. What a verdict leaves (attempts, the
-reason, when it is due) stands in the session's own state beside the message's number, so whoever holds the session next
-goes on from there. Trust: the session's lock, counted from before the request that gave it; `receive` renews those of
-which a third is over, `extend` those it is asked for. Failure cases. *A lock is lost*, or the connection of its session
-(each has one of its own): all that was claimed of it is `Lost`, and the service hands it to somebody when the lock ends.
-*We close* a session that has nothing for a moment, or all of them at the end: that counts as no hand-out.
+State: each session that we hold has at most one message out of its queue, which stays locked until a verdict removes
+it. It is handed out, and again after a `Later`, by us alone, so nothing overtakes it. What a verdict leaves
+(attempts, the reason, when it is due) stands in the session's own state beside the message's number, so whoever holds
+the session next goes on from there. Trust: the session's lock, counted from before the request that gave it;
+`receive` renews those of which a third is over, `extend` those it is asked for. Failure cases. *A lock is lost*, or
+the connection of its session (each has one of its own): all that was claimed of it is `Lost`, and the service hands
+it to somebody when the lock ends. *We close* a session that has nothing for a moment, or all of them at the end: that
+counts as no hand-out.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from azure.servicebus.aio import ServiceBusReceiver
 from azure.servicebus.exceptions import OperationTimeoutError, SessionCannotBeLockedError
 
 from tidemill.adapters.service_bus.claims import Claims
-from tidemill.adapters.service_bus.faults import DRIVER, HARMLESS, unable
+from tidemill.adapters.service_bus.faults import BUSY, DRIVER, unable
 from tidemill.adapters.service_bus.letters import bury
 from tidemill.adapters.service_bus.links import Clients, Wire, quietly, wire_of
 from tidemill.adapters.service_bus.wire import Note, delivery, fresh, note_of, put
@@ -191,17 +192,19 @@ class SessionQueue:
     async def _fill(self, live: Live, wait: float) -> None:
         try:
             received = await live.receiver.receive_messages(1, wait)
+        except BUSY:
+            return
         except DRIVER:
-            return self._forget(live)
+            self._forget(live)
+            return
         if not received:
-            return None
+            return
         message, now = received[0], self._clock.monotonic()
         said = live.state if live.state.get("sequence") == message.sequence_number else {}
         note, count = note_of(message), message.delivery_count or 0
         note = replace(note, handed=count + 1 - int(_number(said, "base")))
         live.note = replace(note, attempt=int(_number(said, "attempt")), reason=str(said.get("reason", "")))
         live.message, live.due, live.used = message, now + max(_number(said, "due") - self._clock.now(), 0.0), now
-        return None
 
     async def _keep(self) -> None:
         """Renew the locks of which a third is over."""
@@ -210,15 +213,17 @@ class SessionQueue:
             *(self._renew(live) for live in list(self._live.values()) if live.deadline - now < lock * 2 / 3)
         )
 
-    async def _renew(self, live: Live) -> bool:
+    async def _renew(self, live: Live) -> None:
         asked = self._clock.monotonic()
         try:
             await live.receiver.session.renew_lock()
+        except BUSY:
+            if asked > live.deadline:
+                self._forget(live)
         except DRIVER:
             self._forget(live)
-            return False
-        live.deadline = asked + self._clients.address.lock
-        return True
+        else:
+            live.deadline = asked + self._clients.address.lock
 
     def _rest(self) -> None:
         """Close the sessions that have had nothing for a moment."""
@@ -271,17 +276,26 @@ class SessionQueue:
                 case Dead(reason):
                     told = bury(reason, outcome.error, note.attempt + 1, self._clock.now())
                     await live.receiver.dead_letter_message(message, **told)
-                    live.message = None
+                    await self._next(live)
                 case _:
                     await live.receiver.complete_message(message)
-                    live.message = None
-        except HARMLESS[2:]:
+                    await self._next(live)
+        except BUSY:
             raise
         except DRIVER:
-            return self._forget(live)
+            self._forget(live)
+            return
         live.claim, live.used = "", self._clock.monotonic()
         self._claims.ended(outcome)
-        return None
+
+    async def _next(self, live: Live) -> None:
+        """Its message is gone, and what stood in the state about it goes too: the service keeps it for ever."""
+        live.message, noted, live.state = None, live.state, {}
+        if noted:
+            try:
+                await live.receiver.session.set_state(None)
+            except DRIVER:  # it is of no message that comes again
+                pass
 
     async def _later(self, live: Live, note: Note, delay: float) -> None:
         message = live.message

@@ -1,8 +1,8 @@
 """Our messages as the service's, and back.
 
-What we note on a message stands in application properties `tidemill.…`: the id (the service's own is derived from it for
-copies), the key where there is no session, when it was first sent, and what a verdict left: attempts, the last reason,
-hand-outs that no verdict has ended, and the how-manieth copy this is.
+What we note on a message stands in application properties `tidemill.…`: the id (the service's own is derived from it
+for copies), the key where there is no session, when it was first sent, and what a verdict left: attempts, the last
+reason, hand-outs that no verdict has ended, and the how-manieth copy this is.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def copy(received: ServiceBusReceivedMessage, note: Note, *, due: float = 0.0) -
 
 def _made(note: Note, body: bytes, headers: Mapping[str, str], *, keyed: bool, due: float) -> ServiceBusMessage:
     named = f"{note.id}~{note.copy}" if note.copy else note.id
-    properties: dict[str | bytes, Any] = {name: value for name, value in headers.items()}
+    properties: dict[str | bytes, Any] = dict(headers.items())
     made = ServiceBusMessage(
         body,
         application_properties=properties | note.properties(keyed=keyed),
