@@ -84,6 +84,8 @@ class Engine:
         self.forwarders: list[Forwarder] = self._forwarders()
         store = places.shared_store() if (self.feeds or self.queues) and "store" in places.store.features else None
         self.controls: Controls | None = Controls(store, self.feeds, self.queues) if store else None
+        if store and not self._memberships:  # no claim hangs on it, but who looks at the system sees this replica
+            self.membership_of(places.store)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._fault: asyncio.Future[None] | None = None
         self._beside: list[tuple[str, Callable[[], Coroutine[Any, Any, None]]]] = []
