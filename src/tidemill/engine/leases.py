@@ -56,15 +56,9 @@ class Leases:
     """The leases of all feed workers of this replica in one store. `register`, then `run()` until `stop()`."""
 
     def __init__(
-        self,
-        store: Store,
-        membership: Membership,
-        *,
-        clock: Clock,
-        random: Random,
-        observer: Observer,
+        self, store: Store, membership: Membership, *, clock: Clock, random: Random, observer: Observer,
         rules: Rules | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._store = store
         self._membership = membership
         self._clock = clock
