@@ -104,25 +104,27 @@ class Server:
     def _accept(self, entity: Entity) -> None:
         """Give free sessions to those who wait for one."""
         now = self.namespace.clock.now()
-        for connection in list(self.connections):
-            for link in connection.waiting(entity):
-                name = entity.free_session()
-                if name is not None:
-                    connection.give_session(link, name)
-                elif link.patience <= now:
-                    connection.refuse_session(link)
+        waiting = [(one, link) for one in list(self.connections) for link in one.waiting(entity)]
+        for connection, link in waiting:
+            name = entity.free_session()
+            if name is not None:
+                connection.give_session(link, name)
+            elif link.patience <= now:
+                connection.refuse_session(link)
 
     async def _tick(self) -> None:
         while True:
             for queue in list(self.namespace.queues.values()):
-                for entity in (queue, queue.dead):
-                    if entity is None:
-                        continue
-                    for holder in entity.tick():
-                        if isinstance(holder, Link):
-                            holder.connection.lose_session(holder)
-                    self.pump(entity)
+                self._turn_of(queue)
+                if queue.dead is not None:
+                    self._turn_of(queue.dead)
             await asyncio.sleep(TICK)
+
+    def _turn_of(self, entity: Entity) -> None:
+        for holder in entity.tick():
+            if isinstance(holder, Link):
+                holder.connection.lose_session(holder)
+        self.pump(entity)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = Connection(self, reader, writer)

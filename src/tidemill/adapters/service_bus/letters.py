@@ -73,18 +73,21 @@ class Graves:
 
     async def each(self, ids: set[str], act: Act) -> int:
         """Act on each of these letters and remove it; how many there were. Raises errors of ours."""
-        count = 0
         async with self._turn:
             try:
-                for _ in range(ROUNDS):
-                    there = [note_of(message).id for message in await look(self._link, 1, COUNTED)]
-                    if ids.isdisjoint(there):
-                        break
-                    count += await self._some(ids, len(there), act)
+                return await self._rounds(ids, act)
             except Exception as error:
                 raise self.told(error, False) from error
             finally:
                 self._link.retire()  # what its credit brings later would be locked for nobody
+
+    async def _rounds(self, ids: set[str], act: Act) -> int:
+        count = 0
+        for _ in range(ROUNDS):
+            there = [note_of(message).id for message in await look(self._link, 1, COUNTED)]
+            if ids.isdisjoint(there):
+                break
+            count += await self._some(ids, len(there), act)
         return count
 
     async def _some(self, ids: set[str], most: int, act: Act) -> int:

@@ -27,6 +27,8 @@ TRY = 6.0
 """Seconds that opening a link or a request to the management of a queue may take."""
 SLICE = 0.05
 """Seconds for which the client waits for a frame at a time: nothing is written meanwhile."""
+CLOSING = 3.0
+"""Seconds that a link may take to close: the client waits without a limit for a peer that does not answer."""
 ANSWERS = 5_000
 LOOK = 250
 """Messages that are asked for in one look."""
@@ -139,15 +141,20 @@ def wire_of(link: Opened) -> Wire | None:
 
 
 async def hang_up(wire: Wire | None) -> None:
+    """Close a transport, for `CLOSING` seconds at most."""
     if wire is not None:
-        await wire.close()
+        try:
+            await asyncio.wait_for(wire.close(), CLOSING)
+        except TimeoutError:  # somebody reads from it for ever; it ends with the process
+            pass
 
 
 async def quietly(link: Opened, wire: Wire | None = None) -> None:
-    """Close it, whatever it says; `wire`: its transport, where the link may have lost sight of it."""
+    """Close it, whatever it says, for `CLOSING` seconds at most; `wire`: its transport, where the link may have lost
+    sight of it."""
     wire = wire or wire_of(link)
     try:
-        await link.close()
+        await asyncio.wait_for(link.close(), CLOSING)
     except Exception:  # it was broken before, and nothing hangs on it any more
         pass
     await hang_up(wire)

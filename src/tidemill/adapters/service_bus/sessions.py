@@ -25,7 +25,7 @@ from azure.servicebus.exceptions import OperationTimeoutError, SessionCannotBeLo
 from tidemill.adapters.service_bus.claims import Claims
 from tidemill.adapters.service_bus.faults import BUSY, DRIVER, unable
 from tidemill.adapters.service_bus.letters import bury
-from tidemill.adapters.service_bus.links import Clients, Wire, quietly, wire_of
+from tidemill.adapters.service_bus.links import CLOSING, Clients, Wire, quietly, wire_of
 from tidemill.adapters.service_bus.wire import Note, delivery, fresh, note_of, put
 from tidemill.model import Dead, Delivery, Depth, Later, Lost, Message, Outcome, QueueSpec, Settled, Waiting
 from tidemill.ports import Clock
@@ -104,7 +104,8 @@ class SessionQueue:
         age = self._clock.monotonic() - self._accepting[task]
         await asyncio.wait({task}, timeout=max(HANDSHAKE - age, 0.0))
         task.cancel()
-        return await task
+        await asyncio.wait({task}, timeout=CLOSING)
+        return task.result() if task.done() else None
 
     async def send(self, messages: Sequence[Message]) -> Sequence[str]:
         once, now = self._clients.address.window > 0, self._clock.now()
