@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from email.utils import formatdate
-from types import SimpleNamespace
 from typing import Any
 
 from azure.cosmos.exceptions import (
@@ -53,9 +52,6 @@ class Direct:
 
     async def regions(self) -> Regions:
         return Regions(("Here",), ("Here",))
-
-    async def regions(self) -> SimpleNamespace:
-        return SimpleNamespace(writable=("Here",), readable=("Here",), unknown=lambda _names: [])
 
     async def make(self, name: str, key: str, fields: Sequence[str] = (), *, ttl: bool = False) -> Container:
         if name not in self.account.containers("shop"):
