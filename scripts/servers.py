@@ -4,6 +4,7 @@ python -m scripts.servers install   what `make test` begins with; `found` in its
 python -m scripts.servers           what it ends with
 
 Root on Debian or Ubuntu gets the system's packages; whoever else gets PostgreSQL from the package index, into .venv.
+Azurite comes from npm into .venv/azurite; root on Debian gets node and npm for it first, if there is none.
 Nothing that is installed here starts by itself, now or at the next boot.
 """
 
@@ -17,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.servers import pgbouncer, postgres
+from tests.servers import azurite, pgbouncer, postgres
 
 ROOT = Path(__file__).parent.parent
 BUNDLE = "requirements/servers.txt"
@@ -35,16 +36,38 @@ def missing() -> list[str]:
 
 
 def install() -> None:
+    failed = _databases() + _azurite()
+    if failed:
+        print(f"Not installed:\n{failed}")
+
+
+def _databases() -> str:
     wanted, failed = missing(), ""
     if not wanted:
-        return
+        return ""
     packaged = os.geteuid() == 0 and shutil.which("apt-get") is not None
     if packaged:
         failed = _packages(wanted)
     if "postgresql" in wanted and (failed or not packaged):
         failed += _bundle()
-    if failed:
-        print(f"Not installed:\n{failed}")
+    return failed
+
+
+def _azurite() -> str:
+    if azurite.find() is not None:
+        return ""
+    failed = ""
+    if shutil.which("npm") is None and os.geteuid() == 0 and shutil.which("apt-get") is not None:
+        failed = _packages(["nodejs", "npm"])
+    if shutil.which("npm") is None:
+        return f"{failed}Azurite: there is no npm\n"
+    print(f"Installing the server of the tests from npm into .venv/azurite: azurite {azurite.VERSION}", flush=True)
+    azurite.FOLDER.mkdir(parents=True, exist_ok=True)
+    words = ["--no-save", "--no-package-lock", "--no-audit", "--no-fund", "--loglevel=error"]
+    line = ["npm", "install", "--prefix", str(azurite.FOLDER), *words, f"azurite@{azurite.VERSION}"]
+    failed += _said_by(line)
+    azurite.find.cache_clear()
+    return failed if azurite.find() is None else ""
 
 
 def _packages(wanted: Sequence[str]) -> str:
@@ -93,6 +116,14 @@ def _said_by(line: Sequence[str]) -> str:
 
 def report() -> None:
     """Which servers the tests ran with; which were missing."""
+    _report_databases()
+    if azurite.find() is None:
+        print(f"Servers: {azurite.MISSING}. The tests that need it were SKIPPED.")
+    else:
+        print(f"Servers: Azurite {azurite.VERSION} ({azurite.PACKAGE}).")
+
+
+def _report_databases() -> None:
     place, program = postgres.find(), pgbouncer.find()
     if place is None:
         print(f"Servers: {postgres.MISSING}. The tests that need one were SKIPPED.")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tidemill.adapters.storage_queue import envelope
 from tidemill.core import lease, member, park, timer
 
 FOLDER = Path(__file__).parent.parent / "docs" / "wire"
@@ -20,7 +21,16 @@ THERE_AND_BACK: Mapping[str, Callable[[Any], Any]] = {
     "gravestone": lambda value: member.from_value(value).to_value(),
     "timer": lambda value: timer.from_value(value).to_value(),
     "park": lambda value: park.to_value(park.from_value(value), value["write"]),
+    "storage-message": lambda value: storage(value),
+    "storage-letter": lambda value: storage(value),
 }
+
+
+def storage(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A message of Azure Storage Queue, read and written."""
+    found = envelope.read(value["text"], True)
+    text = envelope.wrapped(envelope.Content(found.body, found.line), True)
+    return {"text": text, "line": found.line, "body": found.body.decode()}
 
 
 def test_each_vector_is_tried() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from asyncio import Event
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from tidemill.model import (
     Commit,
@@ -250,13 +250,23 @@ class Presence(Protocol):
 class Database(Protocol):
     """One backend, opened by its URL: what it offers, and the commit that spans its parts.
 
-    `features` names what it can do, from: `store feed queue documents dead_letters commit presence` and `delay dedup
-    unique priority order key_order sessions peek purge deletes before versions trim`; `limits` what it takes. `order`
-    is oldest first; `versions`: each version of a document is a change, not only what it is when it is read; `trim`:
-    the log is ours to trim. `key_order`: of a queue's messages with one key one at a time, each after the ones sent
-    before it; such a queue is read as a feed (`StreamSpec`) or, with `sessions`, hands its messages out in that way.
-    Asking for a part that is not in `features` raises `ConfigurationError`. Parts are handles on the same
-    connection; asking twice is cheap.
+    `features` names what it can do, `limits` what it takes. The parts: `store feed queue documents dead_letters commit
+    presence`; asking for one that is not there raises `ConfigurationError`. Parts are handles on the same connection;
+    asking twice is cheap. Of queues: `delay dedup unique priority peek purge`, and
+
+    - `order`: oldest first;
+    - `key_order`: of the messages with one key one at a time, each after the ones sent before it. Such a queue is read
+      as a feed (`StreamSpec`) or, with `sessions`, hands its messages out in that way.
+
+    Of feeds: `deletes before`, and
+
+    - `versions`: each version of a document is a change, not only what it is when it is read;
+    - `trim`: the log is ours to trim;
+    - `now_only`: a feed can begin now only.
+
+    Of stores: `foreign`, leases may be held by hosts that are no members (see `core.foreign`). Where there is no
+    `commit`: `key_commit`, commits of document writes of one collection and one key only; others raise
+    `ConfigurationError` or `BadOption` before anything is written.
     """
 
     @property
@@ -294,4 +304,13 @@ class Database(Protocol):
         nothing is applied and the result is `Committed(repeated=True)`. A mismatch of a write or a stale swap
         makes it `Conflicted`.
         """
+        ...
+
+
+@runtime_checkable
+class Metered(Protocol):
+    """What a backend charges by the request, where it does: a `Database` may have this, too."""
+
+    def charged(self) -> Mapping[str, float]:
+        """What all requests so far have cost, by container, in the backend's own unit. Only grows; asks nobody."""
         ...

@@ -120,8 +120,6 @@ class Settings(_Part):
     """From which level on is logged."""
     profile: Annotated[Literal["normal", "fast"], _LOWER] = "normal"
     """The clockwork of members: `normal` (taken over in 15 s) or `fast` (6 s); the same in all replicas."""
-    leases: Annotated[Literal["tidemill", "dotnet"], _LOWER] = "tidemill"
-    """Not in this release."""
     debug: bool = False
     """No time-outs: a debugger's pause loses nothing. One replica only."""
 
@@ -289,8 +287,6 @@ def _not_yet(settings: Settings) -> Iterator[str]:
     """What is a name already and does nothing yet is refused: ignoring it would be a lie."""
     if settings.namespace:
         yield f"namespace={settings.namespace!r}: not in this release; use a database of its own for each stage"
-    if settings.leases != "tidemill":
-        yield f"leases={settings.leases!r}: not in this release; it comes with Cosmos DB"
 
 
 def _homeless(settings: Settings, declared: Declared) -> Iterator[str]:

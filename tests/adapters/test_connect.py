@@ -45,7 +45,7 @@ def test_an_adapter_of_the_users_own() -> None:
         (
             "ftp://u:s3cret@x",
             "ftp://u:***@x: no adapter for ftp:"
-            " (there are azure-service-bus, cosmos, memory, postgres, postgresql, sqlite)",
+            " (there are azure-service-bus, azure-storage-queue, cosmos, memory, postgres, postgresql, sqlite)",
         ),
         ("tidemill.db", "'tidemill.db' is no database URL: write memory: or sqlite:///file.db"),
         ("", "'' is no database URL: write memory: or sqlite:///file.db"),

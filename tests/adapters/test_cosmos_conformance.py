@@ -20,6 +20,7 @@ class TestCosmos(
     conformance.DocumentsConformance,
     conformance.FeedConformance,
     conformance.DeadLettersConformance,
+    conformance.KeyCommitConformance,
 ):
     @pytest.fixture
     async def bench(self, cosmos: Server) -> AsyncIterator[conformance.Bench]:

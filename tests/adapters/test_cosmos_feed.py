@@ -276,13 +276,24 @@ async def test_a_cursor_that_is_none_is_refused(database: Cosmos) -> None:
 
 def test_what_is_used_of_the_client_beyond_its_documentation() -> None:
     """Looked at again with each release of azure-cosmos: these are private, and small."""
+    from azure.core.pipeline.policies import CustomHookPolicy
     from azure.cosmos._change_feed.change_feed_state import ChangeFeedStateV2
+    from azure.cosmos._session import SessionContainer
+    from azure.cosmos.aio._cosmos_client import _build_connection_policy
     from azure.cosmos.aio._cosmos_client_connection_async import CosmosClientConnection
+    from azure.cosmos.aio._global_endpoint_manager_async import _GlobalEndpointManager
 
     assert "collection_link" in inspect.signature(CosmosClientConnection._ReadPartitionKeyRanges).parameters
     assert inspect.iscoroutinefunction(CosmosClientConnection.GetDatabaseAccount)
     assert hasattr(ContainerProxy, "query_items_change_feed")
     assert hasattr(CosmosClient, "get_database_client")
+    assert "raw_response_hook" in inspect.getsource(CustomHookPolicy)
+    assert "preferred_locations" in inspect.getsource(_build_connection_policy)
+    assert "refresh_needed" in inspect.getsource(_GlobalEndpointManager.refresh_endpoint_list)
+    assert list(inspect.signature(SessionContainer.set_session_token).parameters)[1:] == [
+        "client_connection", "response_result", "response_headers"
+    ]  # fmt: skip
+    assert "_UpdateSession" not in inspect.getsource(CosmosClientConnection.Batch), "then it need not be done by us"
     bounds = {"min": "", "max": "FF", "isMinInclusive": True, "isMaxInclusive": False}
     inner = {"v": "v2", "rid": "r", "continuation": [{"token": '"1"', "range": bounds}], "Range": bounds}
     token = {

@@ -47,6 +47,7 @@ class TestMemory(
     conformance.FeedConformance,
     conformance.DeadLettersConformance,
     conformance.CommitConformance,
+    conformance.KeyCommitConformance,
 ):
     @pytest.fixture
     async def bench(self) -> AsyncIterator[conformance.Bench]:

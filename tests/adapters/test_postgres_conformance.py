@@ -19,6 +19,7 @@ class TestPg(
     conformance.FeedConformance,
     conformance.DeadLettersConformance,
     conformance.CommitConformance,
+    conformance.KeyCommitConformance,
 ):
     @pytest.fixture
     async def bench(self, postgres_url: str) -> AsyncIterator[conformance.Bench]:

@@ -20,6 +20,7 @@ class TestSQLite(
     conformance.FeedConformance,
     conformance.DeadLettersConformance,
     conformance.CommitConformance,
+    conformance.KeyCommitConformance,
 ):
     @pytest.fixture
     async def bench(self, tmp_path: Path) -> AsyncIterator[conformance.Bench]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tests.bad_inputs import table
+from tests.bad_inputs.cosmos import COSMOS
 from tests.bad_inputs.postgres import POSTGRES
 from tests.bad_inputs.requests import REQUESTS
+from tests.bad_inputs.service_bus import SERVICE_BUS
+from tests.bad_inputs.storage_queue import STORAGE_QUEUE
 from tests.bad_inputs.table import Row
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "bad-inputs.md"
@@ -31,6 +34,16 @@ PLACES = {
 }
 """What stands for what is another one at each run."""
 
+OF_COSMOS = {"account": "cosmos://:KEY@127.0.0.1/shop?tls=no", "other": "cosmos://:OTHER_KEY@127.0.0.1/shop?tls=no"}
+OF_STORAGE_QUEUE = {
+    "queue": "azure-storage-queue://:KEY@ACCOUNT?tls=no",
+    "wrong": "azure-storage-queue://:WRONG_KEY@ACCOUNT",
+    "shown": "azure-storage-queue://ACCOUNT",
+    "prefix": "",
+    "large": "large.json",
+}
+OF_SERVICE_BUS = {"bus": "azure-service-bus://:KEY@NAMESPACE?policy=POLICY", "host": "NAMESPACE"}
+
 
 def text() -> str:
     families = {
@@ -42,8 +55,12 @@ def text() -> str:
         "Databases and ports": table.DATABASES,
         "Images": table.IMAGES,
         "PostgreSQL": POSTGRES,
+        "Cosmos DB": COSMOS,
+        "Azure Storage Queue": STORAGE_QUEUE,
+        "Service Bus": SERVICE_BUS,
     }
-    lines = [line for name, rows in families.items() for line in _family(name, rows)]
+    places = {"Cosmos DB": OF_COSMOS, "Azure Storage Queue": OF_STORAGE_QUEUE, "Service Bus": OF_SERVICE_BUS}
+    lines = [line for name, rows in families.items() for line in _family(name, rows, places.get(name, {}))]
     return "\n".join([HEAD, *lines, *_requests()])
 
 
@@ -55,11 +72,12 @@ def _requests() -> Iterator[str]:
     yield ""
 
 
-def _family(name: str, rows: Sequence[Row]) -> Iterator[str]:
+def _family(name: str, rows: Sequence[Row], more: Mapping[str, str]) -> Iterator[str]:
+    places = PLACES | more
     yield from (f"## {name}", "", "| mistake | command | line | exit |", "|---|---|---|---|")
     for row in rows:
-        words = row.words.format(**{**PLACES, "good": f"'{table.GOOD}'"})
-        line = row.line.format(**PLACES).replace("|", "\\|").strip()
+        words = row.words.format(**{**places, "good": f"'{table.GOOD}'"})
+        line = row.line.format(**places).replace("|", "\\|").strip()
         yield f"| {row.what} | `tidemill {words}` | `{line} …` | {row.code} |"
     yield ""
 

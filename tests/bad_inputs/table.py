@@ -93,7 +93,8 @@ SETTINGS = (
     Row("a part without its url", "run", "queues.invoices.url: url is missing",
         files={"tidemill.toml": "[queues.invoices]\nuri = 'memory:'"}),
     Row("a namespace", f"{RUN} --namespace test", "namespace='test': not in this release; use a database of its own"),
-    Row("leases of .NET", RUN, "leases='dotnet': not in this release", env={"TIDEMILL_LEASES": "dotnet"}),
+    Row("a schema of leases that is none", "run --database cosmos://shop/d?leases=java",
+        "cosmos://shop/d: leases='java': write tidemill or dotnet"),
     Row("a group that is not declared", f"{RUN} -g queue", "group 'queue' is not declared in app 'shop'; did you mean"),
     Row("a worker that is not declared", f"{RUN} -w bil", "worker 'bil' is not declared in app 'shop'; did you mean"),
     Row("several mistakes at once", "run --grace soon", "TIDEMILL_GRASE: there is no such setting; did you mean grace?",
@@ -220,8 +221,8 @@ DATABASES = (
     Row("a scheme that nobody serves", "run --database mysql://h/d", "mysql://h/d: no adapter for mysql:"),
     Row(
         "a scheme of a later release",
-        "run --database azure-service-bus://h",
-        "azure-service-bus://h: no adapter for azure",
+        "run --database redis://h",
+        "redis://h: no adapter for redis: (there are azure",
     ),
     Row(
         "Cosmos DB without a database",

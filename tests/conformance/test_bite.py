@@ -131,13 +131,14 @@ def alphabetic(document: Any, order: str | None) -> Any:
 
 numbers = count()
 
-D, S, Q, F, L, C = (
+D, S, Q, F, L, C, K = (
     suites.DocumentsConformance,
     suites.StoreConformance,
     suites.QueueConformance,
     suites.FeedConformance,
     suites.DeadLettersConformance,
     suites.CommitConformance,
+    suites.KeyCommitConformance,
 )
 
 DEFECTS = {
@@ -196,6 +197,8 @@ DEFECTS = {
     "nothing comes back": Defect("letters.revive", nothing, L, "test_release_puts_messages_back"),
     "stale swaps pass": Defect("commit._stale", nothing, C, "test_a_stale_swap_undoes_all"),
     "mismatches pass": Defect("commit._mismatch", nothing, C, "test_a_mismatch_undoes_all"),
+    "mismatches of one key pass": Defect("commit._mismatch", nothing, K, "test_a_create_of_what_is_there_undoes_all"),
+    "etags of one key pass": Defect("commit._mismatch", nothing, K, "test_etags_guard_the_whole_of_it"),
     "lost leases pass": Defect(
         "commit._lease_holds",
         always,
@@ -217,7 +220,7 @@ async def run(suite: type, test: str, arguments: dict[str, Any]) -> None:
     async with suites.opened(Memory(clock), clock) as bench:
         await bench.store.swap([Swap("lease/bill/0", None, {"epoch": 3, "nonce": "n3"})] if suite is C else [])
         asked = set(inspect.signature(method).parameters) - set(arguments)
-        given = {"bench": bench, "whole": bench, "lease": "lease/bill/0"}
+        given = {"bench": bench, "whole": bench, "many": bench, "lease": "lease/bill/0"}
         await method(**arguments, **{name: given[name] if name in given else getattr(bench, name) for name in asked})
 
 
@@ -234,5 +237,5 @@ def test_the_names_of_all_tests_differ() -> None:
     """One class may take all suites: a test that hides another would be lost."""
     all_suites = [getattr(suites, name) for name in suites.__all__ if name.endswith("Conformance")]
     names = [name for suite in all_suites for name in dir(suite) if name.startswith("test_")]
-    assert len(all_suites) == 7
+    assert len(all_suites) == 8
     assert sorted(names) == sorted(set(names))

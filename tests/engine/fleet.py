@@ -226,7 +226,7 @@ class FakeWorker:
     async def partitions(self) -> Sequence[str]:
         return self.names
 
-    async def start(self, partition: str) -> str:
+    async def start(self, partition: str, since: float = 0.0) -> str:
         return self.starts.get(partition, "0")
 
     async def acquired(self, hold: Hold) -> None:

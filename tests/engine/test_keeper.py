@@ -15,6 +15,7 @@ from tidemill.engine.places import places, worked
 from tidemill.engine.work import Call
 from tidemill.errors import ConfigurationError
 from tidemill.model import Delivery, Done, Fact, Lost, Message, Outcome, QueueSpec
+from tidemill.operations import groups_without_members, status
 from tidemill.testing.clock import FakeClock
 from tidemill.testing.harness import Harness
 
@@ -81,6 +82,35 @@ async def test_an_app_of_queues_alone_needs_no_store() -> None:
         assert [letter.attempts for letter in await harness.dead_letters(jobs)] == [2]
         assert [v.verdict for v in harness.verdicts].count("done") == 2
         assert harness.engine.memberships == []
+
+
+async def test_the_state_of_an_app_without_records_is_told() -> None:
+    clock = FakeClock()
+    app = App("test")
+    jobs = app.queue("jobs", int)
+
+    @app.on_message(jobs)
+    async def work(job: int) -> None: ...
+
+    async with Harness(app, database=Broker(clock), clock=clock) as harness:
+        await jobs.send(1, delay="1h")
+        found = await status(harness.places, app.declared())
+        assert (found.problems, found.counted, found.queues["jobs"].delayed) == ((), False, 1)
+        assert groups_without_members(found) == [], "nobody knows"
+
+
+async def test_who_works_only_for_a_broker_is_seen_where_there_is_a_store() -> None:
+    clock = FakeClock()
+    app = App("test")
+    jobs = app.queue("jobs", int)
+
+    @app.on_message(jobs)
+    async def work(job: int) -> None: ...
+
+    async with Harness(app, clock=clock, queues=apart(Broker(clock), "jobs"), replica="one") as harness:
+        found = await status(harness.places, app.declared())
+        assert [(one.name, one.groups) for one in found.members] == [("one", ("queues",))]
+        assert groups_without_members(found) == []
 
 
 async def test_a_timer_without_a_store_is_refused() -> None:

@@ -17,6 +17,17 @@ def url_of(server: Server, options: str = "") -> str:
 
 
 @pytest.fixture
+async def regions() -> AsyncIterator[Server]:
+    """An account in two regions; Here takes the writes."""
+    account = Account()
+    account.databases["shop"] = {}
+    server = Server(account, regions=("Here", "There"))
+    await server.start()
+    yield server
+    await server.stop()
+
+
+@pytest.fixture
 async def cosmos() -> AsyncIterator[Server]:
     account = Account()
     account.databases["shop"] = {}

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers import azurite as storage
 from tests.servers import pgbouncer as bouncers
 from tests.servers import postgres as servers
+from tests.servers.azurite import Account, Azurite
 from tests.servers.pgbouncer import PgBouncer
 from tests.servers.postgres import Postgres
 
@@ -70,3 +72,22 @@ def pgbouncer(postgres: Postgres) -> Iterator[PgBouncer]:
             yield bouncer
         finally:
             bouncer.stop()
+
+
+@pytest.fixture(scope="session")
+def azurite_server() -> Iterator[Azurite]:
+    """Azurite's queue service, shared by the tests of one process."""
+    if storage.find() is None:
+        pytest.skip(storage.MISSING)
+    with server_folder("azurite") as folder:
+        server = Azurite.start_in(folder)
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+@pytest.fixture
+def azurite(azurite_server: Azurite) -> Account:
+    """Queues of one test's own, by a prefix."""
+    return Account(azurite_server, f"t{next(_numbers)}-")

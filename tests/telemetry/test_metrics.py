@@ -146,6 +146,17 @@ def test_lost_claims_and_failed_polls(metrics: Metrics) -> None:
     assert value(samples, "tidemill_failed_polls_total", worker="bill") == 1
 
 
+def test_what_a_backend_charges_is_the_total_it_told_last(metrics: Metrics) -> None:
+    """The totals are sums already: told twice they are not doubled, and they are no event of their own."""
+    for total in (2.5, 7.25, 7.25):
+        metrics(Fact("charged", detail={"container": "orders", "total": total}))
+    metrics(Fact("charged", detail={"container": "tidemill", "total": 1}))
+    samples = render(metrics)
+    assert value(samples, "tidemill_request_units_total", container="orders") == 7.25
+    assert value(samples, "tidemill_request_units_total", container="tidemill") == 1
+    assert not any(name == "tidemill_events_total" for name, _ in samples)
+
+
 def test_a_fact_without_a_metric_is_counted_by_name(metrics: Metrics) -> None:
     metrics(Fact("halted", "bill", detail={"partition": "3"}))
     assert value(render(metrics), "tidemill_events_total", event="halted", worker="bill") == 1

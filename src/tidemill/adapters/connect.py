@@ -69,8 +69,15 @@ def _service_bus(url: str, clock: Clock) -> Database:
     return ServiceBus.from_url(url, clock)
 
 
+def _storage_queue(url: str, clock: Clock) -> Database:
+    from tidemill.adapters.storage_queue import StorageQueues
+
+    return StorageQueues.from_url(url, clock)
+
+
 _OURS: Mapping[str, Factory] = {
     "azure-service-bus": _service_bus,
+    "azure-storage-queue": _storage_queue,
     "cosmos": _cosmos,
     "memory": _memory,
     "postgres": _postgres,
@@ -78,5 +85,10 @@ _OURS: Mapping[str, Factory] = {
     "sqlite": _sqlite,
 }
 
-_EXTRAS: Mapping[str, str] = {"azure-service-bus": "azure", "cosmos": "azure", "postgresql": "postgres"}
+_EXTRAS: Mapping[str, str] = {
+    "azure-service-bus": "azure",
+    "azure-storage-queue": "azure",
+    "cosmos": "azure",
+    "postgresql": "postgres",
+}
 """The extra that brings a scheme's library, where it is not named after the scheme."""

@@ -83,7 +83,7 @@ def pieces_of(status: Status) -> Iterator[Table | str]:
     yield Table(
         "groups",
         ["group", "replicas", "draining", "partitions", "lag", "behind", "ready", "claimed", "oldest"],
-        [_group(one) for one in status.work],
+        [_group(one, counted=status.counted) for one in status.work],
     )
     held = Counter(one.owner for one in status.partitions)
     yield Table(
@@ -139,13 +139,14 @@ def _names(parts: Sequence[Partition]) -> str:
     return ", ".join(told) if len(told) <= FEW else f"{len(parts)}"
 
 
-def _group(one: GroupState) -> tuple[object, ...]:
+def _group(one: GroupState, *, counted: bool) -> tuple[object, ...]:
     total = sum(feed.partitions for feed in one.feeds)
     held = f"{sum(feed.held for feed in one.feeds)} of {total}" if one.feeds else ""
     lag = (one.lag.items, length(one.lag.seconds)) if one.lag else ("", "")
     depth = one.depth
     queue = (depth.ready, depth.claimed, length(depth.oldest)) if depth else ("", "", "")
-    return one.name, one.replicas, one.draining or "", held, *lag, *queue
+    replicas = one.replicas if counted else "?"  # no database keeps records of them
+    return one.name, replicas, one.draining or "", held, *lag, *queue
 
 
 def _replica(one: Member, held: int) -> tuple[object, ...]:

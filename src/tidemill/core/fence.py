@@ -10,16 +10,20 @@ from __future__ import annotations
 
 
 class Fence:
-    """The deadline of one store. Written by the engine only; read from any thread (a float read is atomic)."""
+    """The deadline of one store. Written by the engine only; read from any thread (a float read is atomic).
 
-    __slots__ = ("deadline",)
+    One with another `above` it is that of a single lease: it holds only while the other does.
+    """
 
-    def __init__(self, deadline: float = float("-inf")) -> None:
+    __slots__ = ("above", "deadline")
+
+    def __init__(self, deadline: float = float("-inf"), above: Fence | None = None) -> None:
         self.deadline: float = deadline
+        self.above: Fence | None = above
 
     def holds(self, now: float) -> bool:
         """Whether what depends on this store may start or be written now."""
-        return now < self.deadline
+        return now < self.deadline and (self.above is None or self.above.holds(now))
 
     def extend(self, sent: float, length: float) -> None:
         """A renewal that was sent at `sent` has succeeded. Never moves the deadline back."""

@@ -10,6 +10,7 @@ reset; it never falls, and the cursor goes back with a reset only.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal, TypeAlias
 
@@ -37,6 +38,10 @@ class Lease:
     `next_owner` is a hint for the next claim. A lease
     with `parents` (the partitions it was split from) may be claimed only when none of them has a lease
     any more.
+
+    Where hosts of another kind share the leases: `foreign` says that the owner is one of them, and `renewed_at` when
+    the lease was written last (seconds since the epoch). A `cursor` of "" was never worked: what came after the time
+    `since` must not be skipped. `notes` are theirs, kept as they are and handed on at a split.
     """
 
     cursor: str
@@ -52,6 +57,10 @@ class Lease:
     source: str = ""
     write: str = field(default="", compare=False)
     extra: Value = field(default_factory=dict)
+    since: float = 0.0
+    notes: Value = field(default_factory=dict)
+    foreign: bool = field(default=False, compare=False)
+    renewed_at: float = field(default=0.0, compare=False)
 
     def to_value(self) -> Value:
         return {
@@ -68,6 +77,8 @@ class Lease:
             "suspect": self.suspect,
             "parents": list(self.parents),
             "source": self.source,
+            **({"since": self.since} if self.since else {}),
+            **({"notes": self.notes} if self.notes else {}),
             "write": self.write,
         }
 
@@ -90,7 +101,7 @@ def from_value(value: Value) -> Lease:
     version = _integer(value, "format", 1)
     if version > FORMAT:
         raise FormatTooNew(f"a lease record has format {version}, this release reads up to {FORMAT}")
-    parents, state = value.get("parents"), value.get("state")
+    parents, state, notes = value.get("parents"), value.get("state"), value.get("notes")
     known = {f.name for f in fields(Lease)} | {"format"}
     return Lease(
         cursor=_text(value, "cursor") or "",
@@ -104,19 +115,23 @@ def from_value(value: Value) -> Lease:
         suspect=_order(value, "suspect"),
         parents=tuple(str(p) for p in parents) if isinstance(parents, list | tuple) else (),
         source=_text(value, "source") or "",
+        since=_seconds(value, "since"),
+        notes=notes if isinstance(notes, Mapping) else {},
+        foreign=value.get("foreign") is True,
+        renewed_at=_seconds(value, "renewed_at"),
         write=_text(value, "write") or "",
         extra={name: item for name, item in value.items() if name not in known},
     )
 
 
-def created(cursor: str, *, source: str = "", parents: tuple[str, ...] = ()) -> Lease:
+def created(cursor: str, *, source: str = "", parents: tuple[str, ...] = (), notes: Value | None = None) -> Lease:
     """A partition that was never worked."""
-    return Lease(cursor=cursor, source=source, parents=parents)
+    return Lease(cursor=cursor, source=source, parents=parents, notes=notes or {})
 
 
 def claim(lease: Lease, member: str, nonce: str, *, buried: bool) -> Lease:
     """Take a lease that is free, or whose owner is `buried`: then it may be the change that killed it."""
-    taken = replace(lease, owner=member, epoch=lease.epoch + 1, nonce=nonce, next_owner=None)
+    taken = replace(lease, owner=member, epoch=lease.epoch + 1, nonce=nonce, next_owner=None, since=0.0, foreign=False)
     return _crashed(taken) if buried else taken
 
 
@@ -180,6 +195,11 @@ def _text(value: Value, name: str) -> str | None:
 def _order(value: Value, name: str) -> int | None:
     found = value.get(name)
     return found if isinstance(found, int) else None
+
+
+def _seconds(value: Value, name: str) -> float:
+    found = value.get(name)
+    return float(found) if isinstance(found, int | float) else 0.0
 
 
 def _integer(value: Value, name: str, default: int) -> int:

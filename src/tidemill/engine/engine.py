@@ -14,6 +14,7 @@ from random import Random
 from typing import Any
 
 from tidemill.app.worker import Cron, Every, OnChange, OnMessage, Worker
+from tidemill.core.foreign import Rules
 from tidemill.core.member import Identity
 from tidemill.core.probes import GAP
 from tidemill.engine.alone import Alone
@@ -24,6 +25,7 @@ from tidemill.engine.forwarder import Forwarder
 from tidemill.engine.keeper import KEEP_EVERY
 from tidemill.engine.leases import Leases
 from tidemill.engine.membership import Membership
+from tidemill.engine.observe import charges
 from tidemill.engine.places import Places
 from tidemill.engine.queues import RETURN_AFTER, QueueWorker
 from tidemill.engine.standing import Unbound
@@ -82,6 +84,8 @@ class Engine:
         self.forwarders: list[Forwarder] = self._forwarders()
         store = places.shared_store() if (self.feeds or self.queues) and "store" in places.store.features else None
         self.controls: Controls | None = Controls(store, self.feeds, self.queues) if store else None
+        if store and not self._memberships:  # no claim hangs on it, but who looks at the system sees this replica
+            self.membership_of(places.store)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._fault: asyncio.Future[None] | None = None
         self._beside: list[tuple[str, Callable[[], Coroutine[Any, Any, None]]]] = []
@@ -165,10 +169,12 @@ class Engine:
             await self.machine.clock.sleep(seconds)
 
     async def measure(self) -> None:
-        """Lag, depths, dead letters, and rows that are needed no more."""
+        """Lag, depths, dead letters, what the backends charge, and rows that are needed no more."""
         for queue in self.queues:
             await queue.measure()
         await self._count_letters()
+        for fact in charges(self.places.databases):
+            self.machine.observer(fact)
         for feed in self.feeds:
             await feed.measure()
             for part in list(feed.parts.values()):
@@ -283,7 +289,9 @@ class Engine:
         )
 
     def _leases(self) -> Leases:
-        leases = Leases(self.places.shared_store(), self.membership_of(self.places.store), **self._common())
+        store = self.places.store
+        rules = Rules() if "foreign" in store.features else None
+        leases = Leases(store.store(), self.membership_of(store), rules=rules, **self._common())
         for feed in self.feeds:
             leases.register(feed)
         return leases

@@ -77,7 +77,7 @@ class Dispatch:
         for part in self._in_turn(now, trial=allowed is not None and room > 0):
             if taken >= room:
                 break
-            if part.closed or part.halted or not part.reading:
+            if part.closed or part.halted or not (part.reading and part.hold.fence.holds(now)):
                 continue
             made = self._calls_of(part, room - taken, now, trial=allowed is not None)
             taken += sum([len(call.items) for call in made])
@@ -154,7 +154,7 @@ class Dispatch:
         call = Call(
             self._worker,
             tuple([entry.change for entry in entries]),
-            self._fence,
+            work.partition.hold.fence,
             self,
             entries[0].failures + 1,
             1,

@@ -114,8 +114,9 @@ class FeedWorker:
     async def partitions(self) -> Sequence[str]:
         return await self.feed.partitions()
 
-    async def start(self, partition: str) -> str:
-        return await self.feed.start(partition, self.trigger.start)
+    async def start(self, partition: str, since: float = 0.0) -> str:
+        at = self.trigger.start
+        return await self.feed.start(partition, since if since and at == "now" else at)
 
     async def acquired(self, hold: Hold) -> None:
         """The lease is ours: seal the park, read what is finished, begin."""

@@ -99,8 +99,9 @@ class Housekeeper:
             after = page[-1].key
             for record in page:
                 worker, _, partition = record.key.removeprefix(PREFIX).partition("/")
-                if record.value.get("source") == source:
-                    cursors.setdefault(partition, {})[worker] = from_value(record.value).cursor
+                cursor = from_value(record.value).cursor
+                if cursor and record.value.get("source") == source:  # none: never worked, though somebody holds it
+                    cursors.setdefault(partition, {})[worker] = cursor
         return cursors
 
     async def _trim(self, feed: Feed, before: Mapping[str, str]) -> int:

@@ -6,10 +6,11 @@ Reads may be old: what stands here only proposes swaps. Our own holds are known 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol, TypeAlias
 
 from tidemill.core.balance import Division, Slot
+from tidemill.core.foreign import Seen
 from tidemill.core.lease import Lease, from_value, prefix_of
 from tidemill.engine.hold import Hold
 from tidemill.model import Record
@@ -37,8 +38,9 @@ class Holder(Protocol):
         """The partitions that can be read now."""
         ...
 
-    async def start(self, partition: str) -> str:
-        """The first cursor of a partition that was never worked."""
+    async def start(self, partition: str, since: float = 0.0) -> str:
+        """The first cursor of a partition that was never worked. One that begins "now" has begun at the time `since`,
+        if there is one."""
         ...
 
     async def acquired(self, hold: Hold) -> None:
@@ -59,7 +61,8 @@ class Holder(Protocol):
 
 
 class LeaseView:
-    """The leases of one feed worker. `looked` is when they were read last (monotonic)."""
+    """The leases of one feed worker. `looked` is when they were read last (monotonic). `silent` are the partitions of
+    hosts of another kind that have shown no life for long enough to be taken over."""
 
     def __init__(self, holder: Holder, interval: float) -> None:
         self.holder = holder
@@ -74,6 +77,7 @@ class LeaseView:
         self.remembered: dict[str, Known] = {}
         self.free_since: dict[str, float] = {}
         self.kept_until: dict[str, float] = {}
+        self.silent: frozenset[str] = frozenset()
         self.begun: dict[str, asyncio.Task[None]] = {}
         self.giving: dict[str, asyncio.Task[None]] = {}
 
@@ -96,7 +100,7 @@ class LeaseView:
         self.listed = listed
         self.leases = found
         for partition, hold in self.holds.items():
-            if partition not in found or found[partition][1].epoch <= hold.lease.epoch:
+            if partition not in found or not _later(found[partition][1], hold.lease):
                 found[partition] = (hold.version, hold.lease)
 
     def note(self, partition: str, record: Record | None) -> Lease | None:
@@ -105,6 +109,7 @@ class LeaseView:
             self.leases.pop(partition, None)
             return None
         known = self.leases[partition] = _parsed(record)
+        self.silent -= {partition}
         return known[1]
 
     def free(self, now: float, is_buried: Callable[[str], bool]) -> None:
@@ -121,16 +126,28 @@ class LeaseView:
         return sorted({*self.leases, *(self.listed if self._complete() else ())})
 
     def owner(self, partition: str, is_buried: Callable[[str], bool]) -> str | None:
-        """Who has it; None when it is free, never worked, or its owner is buried."""
+        """Who has it; None when it is free, never worked, or its owner is buried or silent."""
         known = self.leases.get(partition)
         owner = known[1].owner if known is not None else None
+        if known is not None and known[1].foreign:
+            return None if partition in self.silent else owner
         return None if owner is None or is_buried(owner) else owner
 
+    def strangers(self) -> Mapping[str, Seen]:
+        """What hosts of another kind hold, as it was read last."""
+        return {
+            name: Seen(version, lease.owner or "", lease.renewed_at)
+            for name, (version, lease) in self.leases.items()
+            if lease.foreign
+        }
+
     def division(self, weights: Mapping[str, int], is_buried: Callable[[str], bool]) -> Division:
-        """The same as the balance wants to see it."""
+        """The same as the balance wants to see it. What a living stranger holds is not ours to divide."""
         slots = {}
         for partition in self.names():
             known = self.leases.get(partition)
+            if known is not None and known[1].foreign and partition not in self.silent:
+                continue
             slots[partition] = Slot(self.owner(partition, is_buried), known[1].next_owner if known else None)
         return Division(weights, slots)
 
@@ -156,17 +173,28 @@ class LeaseView:
         self.written = now
         return list(self.holds.values())
 
-    def forget(self, *, remember: bool) -> list[str]:
-        """All holds end. With `remember` they are kept in mind, to be resumed. The partitions that were held."""
-        held = list(self.holds)
-        for partition, hold in self.holds.items():
+    def forget(self, *, remember: bool, only: Collection[str] | None = None) -> list[str]:
+        """All holds end (or `only` these). With `remember` they are kept in mind, to be resumed. The partitions that
+        were held."""
+        held = list(self.holds) if only is None else list(only)
+        for partition in held:
+            hold = self.holds.pop(partition)
             hold.lost = True
             if remember:
                 self.remembered[partition] = (hold.version, hold.lease)
-        self.holds.clear()
         if not remember:
             self.remembered.clear()
         return held
+
+    def lapsed(self, now: float) -> list[str]:
+        """The partitions whose own fence has passed."""
+        return [partition for partition, hold in self.holds.items() if hold.fence.deadline <= now]
+
+
+def _later(found: Lease, held: Lease) -> bool:
+    """Whether a read shows what came after what we hold. A host of another kind copies our epoch and takes our nonce
+    away; a claim of ours has another one with another epoch."""
+    return found.epoch > held.epoch or (found.epoch == held.epoch and found.nonce != held.nonce)
 
 
 def _parsed(record: Record) -> Known:

@@ -9,24 +9,29 @@ the next read shows a lease that is ours and not held; it is resumed with epoch 
 unless it is our own lost reply (see `hold`). *The fence has passed*: everything is forgotten at once and its cursors
 remembered; resumed with epoch + 1 if we are still a member, so that an outage of the store moves nothing. *We were
 buried*: nothing is remembered. *A replica stands still*: its share is claimed by anybody after 2 s if it is free, and
-after its burial if it is not. *A partition does not get quiet*: it is kept and tried later; balance is never worth
-a duplicate.
+after its burial if it is not. *A partition does not get quiet*: see `giving`. *Hosts of another kind share the leases*
+(`core.foreign`): what a living one holds is not divided, a silent one's is claimed like the dead's; one that takes what
+is ours is seen by our next write, which is stale, or our next look; a lease whose writes do not get through is
+forgotten and remembered by itself.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Coroutine, Sequence
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
 from tidemill.core import lease as records
+from tidemill.core.foreign import Rules
 from tidemill.core.lease import Lease, key_of
+from tidemill.engine.giving import TRY_LATER, Giving
 from tidemill.engine.hold import AGAIN, Hold, Writer
 from tidemill.engine.lease_plan import Moves, moves
 from tidemill.engine.lease_view import Holder, LeaseView
 from tidemill.engine.membership import Membership
+from tidemill.engine.strangers import Strangers
 from tidemill.errors import ClaimLost, Unavailable
 from tidemill.model import Fact, Observer, Record, Stale, Swapped, Value
 from tidemill.ports import Clock, Store
@@ -36,8 +41,6 @@ __all__ = ["Hold", "Holder", "Leases"]
 LOOK_EVERY = 15.0
 FRESH = 1.0
 SETTLE = 1.0
-QUIET_WITHIN = 8.0
-TRY_LATER = 30.0
 CHECKPOINT_EVERY = 1.0
 
 
@@ -53,15 +56,25 @@ class Leases:
     """The leases of all feed workers of this replica in one store. `register`, then `run()` until `stop()`."""
 
     def __init__(
-        self, store: Store, membership: Membership, *, clock: Clock, random: Random, observer: Observer
-    ) -> None:
+        self, store: Store, membership: Membership, *, clock: Clock, random: Random, observer: Observer,
+        rules: Rules | None = None,
+    ) -> None:  # fmt: skip
         self._store = store
         self._membership = membership
         self._clock = clock
         self._random = random
         self._observe = observer
-        self._writer = Writer(store, clock=clock, random=random, check=membership.check, ended=self._ended)
+        self._strangers = Strangers(rules, clock, observer)
+        self._look_every = LOOK_EVERY if rules is None else rules.look
+        self._writer = Writer(
+            store, clock=clock, random=random, check=membership.check, ended=self._ended,
+            fence=membership.fence, rules=rules,
+        )  # fmt: skip
         self._views: dict[str, LeaseView] = {}
+        self._giving = Giving(
+            clock=clock, observer=observer, spawn=self._spawn, ended=self._ended, ring=membership.ring,
+            changed=lambda: self._wake.set(), views=self._views, plan=lambda: self._moves().releases,
+        )  # fmt: skip
         self._asked: set[str] = set()  # claims that are sent and not known to have failed
         self._known_members: frozenset[str] = frozenset()
         self._settled = float("inf")
@@ -114,7 +127,7 @@ class Leases:
         self._draining = True
         self._wake.set()
         while self.held and self._clock.monotonic() < deadline:
-            await self._give_all(deadline)
+            await self._giving.all(deadline)
             if self.held:
                 await self._clock.sleep(AGAIN)
 
@@ -122,7 +135,7 @@ class Leases:
         """Release what is quiet now."""
         self._draining = True
         self._wake.set()
-        await self._give_all(self._clock.monotonic())
+        await self._giving.all(self._clock.monotonic())
 
     # --- what membership tells ------------------------------------------------------------------------------
 
@@ -137,11 +150,21 @@ class Leases:
 
     def _forget(self, why: str, *, remember: bool) -> None:
         for view in self._views.values():
-            held = view.forget(remember=remember)
-            if held:
-                self._observe(Fact("leases_forgotten", view.worker, len(held), detail={"why": why}))
-            for partition in held:
-                view.holder.lost(partition, why)
+            self._forget_some(view, why, remember=remember)
+
+    def _forget_some(self, view: LeaseView, why: str, *, remember: bool, only: Collection[str] | None = None) -> None:
+        held = view.forget(remember=remember, only=only)
+        if held:
+            self._observe(Fact("leases_forgotten", view.worker, len(held), detail={"why": why}))
+        for partition in held:
+            view.holder.lost(partition, why)
+
+    def _lapse(self) -> None:
+        """Forget the leases whose own fence has passed, and remember them."""
+        for view in self._views.values():
+            if lapsed := self._strangers.lapsed(view):
+                self._forget_some(view, "fenced", remember=True, only=lapsed)
+                self._look_soon()
 
     def _members_changed(self) -> None:
         members = frozenset(m.id for m in self._membership.members())
@@ -167,14 +190,14 @@ class Leases:
 
     def _named(self) -> Sequence[str]:
         known = [lease for view in self._views.values() for _, lease in view.leases.values()]
-        return [lease.owner for lease in known if lease.owner is not None]
+        return [lease.owner for lease in known if lease.owner is not None and not lease.foreign]
 
     # --- dividing -------------------------------------------------------------------------------------------
 
     async def _dividing(self) -> None:
         while not self._stopping.is_set():
             now = self._clock.monotonic()
-            self._next = now + LOOK_EVERY * (0.95 + 0.1 * self._random.random())
+            self._next = now + self._look_every * (0.95 + 0.1 * self._random.random())
             try:
                 if self._membership.check():
                     await self._round(now)
@@ -190,8 +213,9 @@ class Leases:
 
     async def _round(self, now: float) -> None:
         look, self._look_now = self._look_now, False
+        self._lapse()
         for view in self._views.values():
-            if look or now - view.looked >= LOOK_EVERY * 0.95:
+            if look or now - view.looked >= self._look_every * 0.95:
                 await self._look(view)
         for view in self._views.values():
             await self._resume(view)
@@ -209,6 +233,7 @@ class Leases:
         asked = self._clock.monotonic()
         await view.read(self._store)
         view.looked = asked
+        self._strangers.respect(view, asked)
         self._asked = {name for name in self._asked if not name.startswith(f"{view.worker}/")}
         me = self._membership.member
         owners = set()
@@ -218,7 +243,7 @@ class Leases:
                 self._ended(hold, "taken")
             elif hold is None and owner == me:
                 view.remembered.setdefault(partition, known)
-            elif owner is not None and owner != me:
+            elif owner is not None and owner != me and not known[1].foreign:
                 owners.add(owner)
         for owner in sorted(owners - {m.id for m in self._membership.living()}):
             await self._membership.certainly_buried(owner)
@@ -236,7 +261,7 @@ class Leases:
         for name, view in self._views.items():
             for partition in planned.overdue[name]:  # else it would be given back at once, to and fro
                 view.kept_until[partition] = now + TRY_LATER
-            self._give_some(view, planned.releases[name])
+            self._by(self._giving.some(view, planned.releases[name]))
 
     def _moves(self) -> Moves:
         return moves(self._views, self._membership, self._clock.monotonic(), draining=self._draining)
@@ -249,32 +274,39 @@ class Leases:
         if not claims or not self._membership.check() or self._membership.member != me or self._draining:
             return
         swaps = [self._writer.swap(key_of(c.view.worker, c.partition), c.version, c.lease) for c in claims]
-        self._asked = {f"{claim.view.worker}/{claim.partition}" for claim in claims}
-        results = await self._store.swap(swaps)
-        self._asked.clear()
+        names = [f"{claim.view.worker}/{claim.partition}" for claim in claims]
+        self._asked = set(names)
+        sent = self._clock.monotonic()
+        results = await self._writer.ask(swaps)
+        self._asked = {name for name, result in zip(names, results, strict=True) if result is None}
         for claim, result in zip(claims, results, strict=True):
-            self._claimed(claim, result)
+            self._claimed(claim, result, sent)
 
     async def _claim_of(self, view: LeaseView, partition: str, me: str) -> _Claim | None:
-        """Free, or its owner is buried: of a living owner's partition no claim is ever made."""
+        """Free, or its owner is buried or silent: of a living owner's partition no claim is ever made."""
         version, lease = view.leases.get(partition) or (None, None)
-        if lease is None:
-            try:
+        try:
+            if lease is None:
                 lease = records.created(await view.holder.start(partition), source=view.holder.source)
-            except Unavailable:
-                self._by(self._clock.monotonic() + 2 * AGAIN)
-                return None
+            elif not lease.cursor:
+                lease = replace(lease, cursor=await view.holder.start(partition, lease.since))
+        except Unavailable:
+            self._by(self._clock.monotonic() + 2 * AGAIN)
+            return None
         claimed = records.claim(lease, me, self._writer.nonce(), buried=lease.owner is not None)
         return _Claim(view, partition, version, claimed)
 
-    def _claimed(self, claim: _Claim, result: Swapped) -> None:
+    def _claimed(self, claim: _Claim, result: Swapped | None, sent: float) -> None:
         if isinstance(result, Record):
-            self._acquired(claim.view, claim.partition, result.version, claim.lease)
+            self._acquired(claim.view, claim.partition, result.version, claim.lease, sent)
         elif isinstance(result, Stale):
             found = claim.view.note(claim.partition, result.current)
             if found is not None and found.owner == self._membership.member:
                 claim.view.remembered[claim.partition] = claim.view.leases[claim.partition]
             self._wake.set()
+        elif result is None:  # it may be ours: the next look shows it
+            self._look_now = True
+            self._by(self._clock.monotonic() + 2 * AGAIN)
 
     async def _resume(self, view: LeaseView) -> None:
         """Leases that are ours and not held: after a fence, or of a claim whose reply was lost."""
@@ -286,20 +318,21 @@ class Leases:
                 if lease.owner == me
             }
             swaps = [self._writer.swap(key_of(view.worker, p), v, lease) for p, (v, lease) in wanted.items()]
-            results = await self._store.swap(swaps) if swaps else []
+            sent = self._clock.monotonic()
+            results = await self._writer.ask(swaps) if swaps else []
             view.remembered.clear()
             for (partition, (_, lease)), result in zip(wanted.items(), results, strict=True):
                 if isinstance(result, Record) and lease.owner is None:
                     view.note(partition, result)
                     await self._membership.ring(view.group)
                 else:
-                    self._claimed(_Claim(view, partition, None, lease), result)
+                    self._claimed(_Claim(view, partition, None, lease), result, sent)
 
     def _resumed(self, lease: Lease) -> Lease:
         resumed = records.resume(lease, self._writer.nonce())
         return records.release(resumed, None) if self._draining else resumed
 
-    def _acquired(self, view: LeaseView, partition: str, version: str, lease: Lease) -> None:
+    def _acquired(self, view: LeaseView, partition: str, version: str, lease: Lease, sent: float) -> None:
         """The lease is ours. If trust has ended while the reply was on its way, it is only remembered."""
         if lease.owner != self._membership.member:
             return
@@ -308,7 +341,7 @@ class Leases:
             view.remembered[partition] = (version, lease)
             self._wake.set()
             return
-        hold = view.holds[partition] = Hold(view.worker, partition, version, lease, writer=self._writer)
+        hold = view.holds[partition] = Hold(view.worker, partition, version, lease, writer=self._writer, sent=sent)
         detail: Value = {"partition": partition, "epoch": lease.epoch, "crashes": lease.crashes}
         self._observe(Fact("lease_acquired", view.worker, detail=detail))
         view.begun[partition] = self._spawn(self._begin(view, hold, view.begun.get(partition)))
@@ -328,54 +361,13 @@ class Leases:
 
     # --- giving ---------------------------------------------------------------------------------------------
 
-    def _give_some(self, view: LeaseView, releases: Sequence[tuple[str, str | None]]) -> None:
-        now = self._clock.monotonic()
-        for partition, next_owner in releases:
-            hold, kept = view.holds.get(partition), view.kept_until.get(partition, float("-inf"))
-            if kept > now:
-                self._by(kept)
-            elif hold is not None and partition not in view.giving:
-                giving = self._give(view, hold, next_owner, now + QUIET_WITHIN)
-                view.giving[partition] = self._spawn(giving)
-
-    async def _give_all(self, deadline: float) -> None:
-        """Give everything, in place of what is being given already."""
-        under_way = [task for view in self._views.values() for task in view.giving.values()]
-        for task in under_way:
-            task.cancel()
-        if under_way:
-            await asyncio.wait(under_way)
-        releases = self._moves().releases
-        next_owner = {(name, p): owner for name, pairs in releases.items() for p, owner in pairs}
-        await asyncio.gather(
-            *(
-                self._give(view, hold, next_owner.get((view.worker, hold.partition)), deadline)
-                for view in self._views.values()
-                for hold in list(view.holds.values())
-            )
-        )
-
-    async def _give(self, view: LeaseView, hold: Hold, next_owner: str | None, deadline: float) -> None:
-        partition = hold.partition
-        try:
-            await asyncio.wait([view.begun[partition]])
-            if not hold.lost and await view.holder.quiet(partition, deadline):
-                if await hold.release(next_owner):
-                    self._ended(hold, "released")
-                    await self._membership.ring(view.group)
-            elif not hold.lost:
-                view.kept_until[partition] = self._clock.monotonic() + TRY_LATER
-                self._observe(Fact("lease_kept", view.worker, detail={"partition": partition}))
-        finally:
-            view.giving.pop(partition, None)
-            self._wake.set()
-
     # --- writing --------------------------------------------------------------------------------------------
 
     async def _checkpointing(self) -> None:
         tick = min((view.interval for view in self._views.values()), default=CHECKPOINT_EVERY)
         while not self._stopping.is_set():
             await self._clock.wait(self._stopping, tick)
+            self._lapse()
             now, last = self._clock.monotonic(), self._stopping.is_set()
             await self._writer.write([hold for view in self._views.values() for hold in view.due(now, last)])
 

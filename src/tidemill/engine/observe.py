@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 from tidemill.core.breaker import Breaker
 from tidemill.engine.work import DONE, Cancelled, End, Ended, Failed, Misfit, Result, Unstarted
 from tidemill.model import Dead, Depth, Done, Fact, Json, Later, Observer
+from tidemill.ports import Database, Metered
 
 
 class BreakerWatch:
@@ -67,6 +71,15 @@ def depth_fact(worker: str, queue: str, depth: Depth) -> Fact:
         "claimed": depth.claimed,
     }
     return Fact("depth", worker, seconds=depth.oldest, detail=counts)
+
+
+def charges(databases: Sequence[Database]) -> Sequence[Fact]:
+    """What the backends that charge by the request have charged so far, by container: all accounts together."""
+    totals: Counter[str] = Counter()
+    for database in databases:
+        if isinstance(database, Metered):
+            totals.update(database.charged())
+    return [Fact("charged", detail={"container": name, "total": total}) for name, total in sorted(totals.items())]
 
 
 def verdict_word(end: End) -> str:

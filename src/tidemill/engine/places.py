@@ -94,15 +94,17 @@ def places(
 ) -> Places:
     """Everything in `main`, but for what is set apart. The store is with the first feed unless it is said.
 
-    Raises `ConfigurationError` with one line for each queue that asks for more than its backend can.
+    Raises `ConfigurationError` with one line for each queue or feed worker that asks for more than its backend can.
     """
     apart_queues, apart_sources = queues or {}, sources or {}
     refused = [line for spec, _ in declared.queues if (line := _refused(spec, apart_queues.get(spec.name, main)))]
+    homes: dict[str, tuple[Source, Database]] = {
+        spec.name: (replace(spec, workers=_workers(declared, spec.name)), apart_sources.get(spec.name, main))
+        for spec, _ in declared.collections
+    }
+    refused += [line for worker in declared.workers if (line := _refused_start(worker, homes))]
     if refused:
         raise ConfigurationError(*refused)
-    homes: dict[str, tuple[Source, Database]] = {
-        spec.name: (spec, apart_sources.get(spec.name, main)) for spec, _ in declared.collections
-    }
     first = next((database for _, database in homes.values()), main)
     for queue, _ in declared.queues:
         home = apart_queues.get(queue.name, main)
@@ -131,6 +133,15 @@ def worked(declared: Declared, where: Places) -> Declared:
     return replace(declared, workers=tuple(map(bound, declared.workers)))
 
 
+def _workers(declared: Declared, source: str) -> tuple[str, ...]:
+    """Who gets the changes of a collection or table."""
+    return tuple(
+        worker.name
+        for worker in declared.workers
+        if isinstance(worker.trigger, OnChange) and worker.trigger.source.name == source
+    )
+
+
 def _refused(queue: QueueSpec, database: Database) -> str:
     """What this declaration asks for and its backend lacks; empty if it fits."""
     if queue.key is None or "key_order" in database.features:
@@ -141,4 +152,18 @@ def _refused(queue: QueueSpec, database: Database) -> str:
     return (
         f"queue {queue.name!r}: key={queue.key!r} asks for order per key, which the backend {backend} cannot do; leave"
         " key= out, or let a feed (app.collection and on_change) keep the order"
+    )
+
+
+def _refused_start(worker: Worker, homes: Mapping[str, tuple[Source, Database]]) -> str:
+    """A feed worker that is to begin where its backend has nothing kept; empty if it fits."""
+    trigger = worker.trigger
+    if not isinstance(trigger, OnChange) or trigger.start == "now" or trigger.source.name not in homes:
+        return ""
+    database = homes[trigger.source.name][1]
+    if "now_only" not in database.features:
+        return ""
+    return (
+        f"worker {worker.name!r}: start={trigger.start!r}: with this URL the feed of {trigger.source.name!r} can begin"
+        " now only, for its backend keeps nothing earlier; say start='now'"
     )

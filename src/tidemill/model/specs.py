@@ -8,17 +8,20 @@ from typing import TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class CollectionSpec:
-    """A collection of ours: documents and their feed. `fields` are indexed and may be filtered and ordered by."""
+    """A collection of ours: documents and their feed. `fields` are indexed and may be filtered and ordered by;
+    `workers` are the feed workers of the app that get its changes."""
 
     name: str
     partitions: int = 16
     fields: tuple[str, ...] = ()
     before: bool = False
+    workers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class TableSpec:
-    """A table that is there already and whose changes are captured by triggers: its columns for id and key."""
+    """A table that is there already and whose changes are captured by triggers: its columns for id and key;
+    `workers` as in a collection."""
 
     name: str
     table: str
@@ -26,6 +29,7 @@ class TableSpec:
     key: str
     partitions: int = 16
     before: bool = False
+    workers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,7 +92,8 @@ class GroupState:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The system at about one moment. `problems`: one line for each part that could not be read."""
+    """The system at about one moment. `problems`: one line for each part that could not be read. `counted`: whether any
+    database keeps records of replicas."""
 
     app: str
     groups: tuple[str, ...]
@@ -104,13 +105,14 @@ class Status:
     dead_letters: Mapping[str, int] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     work: tuple[GroupState, ...] = ()
+    counted: bool = True
 
 
 async def status(places: Places, declared: Declared) -> Status:
     """Members, who holds which partition, depths, timers, dead letters. A backend that is away costs its own part
     only, and a line in `problems`."""
     problems: list[str] = []
-    store = places.shared_store()
+    store = places.shared_store() if "store" in places.store.features else None
 
     async def attempt(what: str, work: Awaitable[T], otherwise: T) -> T:
         try:
@@ -139,11 +141,12 @@ async def status(places: Places, declared: Declared) -> Status:
         members=tuple(members),
         partitions=tuple(partitions),
         queues=queues,
-        timers=tuple(await attempt("timers", timers_of(store, timers), [])),
-        paused=tuple(await attempt("controls", _paused(store), [])),
+        timers=tuple(await attempt("timers", timers_of(store, timers), [])) if store else (),
+        paused=tuple(await attempt("controls", _paused(store), [])) if store else (),
         dead_letters={source: count for source, count, _ in counted},
         problems=tuple(problems),
         work=tuple(_group(name, declared, members, partitions, queues) for name in groups),
+        counted=any("store" in database.features for database in places.databases),
     )
 
 
@@ -267,6 +270,8 @@ async def is_served(places: Places, group: str) -> bool:
 
 
 def groups_without_members(now: Status) -> Sequence[str]:
-    """Groups for which nobody works."""
+    """Groups for which nobody works, as far as that can be known."""
+    if not now.counted:
+        return []
     served = {group for one in now.members for group in one.groups}
     return [group for group in now.groups if group not in served]

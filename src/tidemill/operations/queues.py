@@ -125,12 +125,14 @@ async def send(
     Raises what the batch that failed raised; those before it are sent.
     """
     outlet = Outlet(places, asyncio.get_running_loop())
-    size = min(PAGE, places.queue_database(queue).limits.batch)
+    database = places.queue_database(queue)
+    size, knows = min(PAGE, database.limits.batch), {"dedup", "unique"} & database.features
     left = iter(messages)
     try:
         while batch := list(islice(left, size)):
             ids = await outlet.send(queue, batch)
-            duplicates = sum(id != message.id for id, message in zip(ids, batch, strict=True))
+            # A backend that knows no duplicates may give the messages ids of its own.
+            duplicates = sum(id != message.id for id, message in zip(ids, batch, strict=True)) if knows else 0
             told(Sent(tuple(ids), duplicates))
     finally:
         await outlet.close()

@@ -24,6 +24,7 @@ _LEVELS: Mapping[str, int] = {
     "breaker": logging.WARNING,
     "buried": logging.WARNING,
     "waiting": logging.INFO,
+    "foreign_owner": logging.INFO,
 }
 
 _SENTENCES: Mapping[str, str] = {
@@ -40,6 +41,7 @@ _SENTENCES: Mapping[str, str] = {
     "breaker": "handlers fail in a row: the worker pauses and tries one now and then",
     "fenced": "no renewal in time: nothing is started or written until one succeeds",
     "waiting": "a replica is silent (killed?): what it holds is taken over if that lasts so long",
+    "foreign_owner": "a host that is no member of ours holds a partition: left to it while it lives",
     "buried": "this replica was taken for dead and comes back under a new name",
 }
 

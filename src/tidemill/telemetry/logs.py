@@ -20,6 +20,7 @@ Format: TypeAlias = Literal["console", "json"]
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "worker", "id", "color_message"}
 _QUIET = ("asyncio", "azure", "httpx", "httpcore")
+"""Loggers that tell each request, or each step of a loop."""
 
 
 def configure(

@@ -83,6 +83,11 @@ class Metrics:
                 self._gauges["tidemill_feed_lag_seconds", worker] = fact.seconds
             case "dead_letters":
                 self._gauges["tidemill_dead_letters", (("source", str(fact.detail["source"])),)] = fact.count
+            case "charged":
+                container = (("container", str(fact.detail["container"])),)
+                total = fact.detail["total"]
+                if isinstance(total, int | float):  # the sum of all so far, as a counter wants it
+                    self._counters["tidemill_request_units_total", container] = total
             case "claims_lost" | "poll_failed":
                 self._count(_COUNTED[fact.name], worker, fact.count)
             case _:
@@ -137,6 +142,7 @@ _COUNTERS: Mapping[str, str] = {
     "tidemill_handled_total": "Messages, changes and occurrences that ended, by verdict.",
     "tidemill_lost_claims_total": "Deliveries whose claim went to somebody else before they were settled.",
     "tidemill_failed_polls_total": "Times a backend began to fail when it was polled.",
+    "tidemill_request_units_total": "What Cosmos DB has charged this replica for, by container.",
     "tidemill_events_total": "Other facts, by name.",
 }
 _GAUGES: Mapping[str, str] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tests.doubles.cosmos.state import Container, Fault, Item, Partition
 
@@ -23,8 +23,8 @@ def page(container: Container, headers: Mapping[str, str]) -> Page:
     if match == "*":
         return Page([], quoted(partition.lsn), partition)
     position = _position(match)
-    if position > partition.lsn:
-        raise Fault(400, f"the continuation {match} is beyond the end of this partition")
+    if position > partition.lsn:  # another region had it already
+        raise Fault(404, f"The read session is not available: {match} is beyond what this region has", 1002)
     entries = _every(partition, position) if headers["A-IM"] == "Full-Fidelity Feed" else _latest(partition, position)
     low, high = headers.get("x-ms-start-epk"), headers.get("x-ms-end-epk")
     if headers.get("x-ms-read-key-type") == "EffectivePartitionKeyRange" and low is not None and high is not None:
@@ -41,8 +41,12 @@ def page(container: Container, headers: Mapping[str, str]) -> Page:
 
 
 def _latest(partition: Partition, position: int) -> list[tuple[int, str, Item]]:
-    found = [(item["_lsn"], at[0], item) for at, item in partition.items.items() if item["_lsn"] > position]
-    return sorted(found, key=lambda entry: entry[0])
+    found: list[tuple[int, str, Item]] = []
+    for at, item in reversed(partition.items.items()):
+        if item["_lsn"] <= position:
+            break
+        found.append((item["_lsn"], at[0], item))
+    return found[::-1]
 
 
 def _every(partition: Partition, position: int) -> list[tuple[int, str, Item]]:
@@ -61,6 +65,10 @@ def quoted(lsn: int) -> str:
     return f'"{lsn}"'
 
 
-def session(partition: Partition) -> dict[str, Any]:
+def session(partition: Partition) -> dict[str, str]:
     """Headers that tell where the partition stands."""
-    return {"x-ms-session-token": f"{partition.id}:-1#{partition.lsn}", "lsn": str(partition.lsn)}
+    return {
+        "x-ms-session-token": f"{partition.id}:-1#{partition.lsn}",
+        "lsn": str(partition.lsn),
+        "x-ms-documentdb-partitionkeyrangeid": partition.id,
+    }

@@ -6,8 +6,7 @@ import asyncio
 import base64
 import hashlib
 import hmac
-import json
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -16,16 +15,19 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from tests.doubles.cosmos import feed, sql
-from tests.doubles.cosmos.state import Account, Container, Fault, Item, public, rid_of
+from tests.doubles.cosmos import operations
+from tests.doubles.cosmos.regions import Region, Regions
+from tests.doubles.cosmos.state import Account, Container, Fault, Item, rid_of
 
 KEY = base64.b64encode(b"the key of a double of Cosmos DB, which is no secret at all.....").decode()
 TYPES = ("dbs", "colls", "docs", "pkranges")
+LARGEST = 2 * 1024 * 1024 + 4096
+"""Bytes of a request: 2 MB of items, and what stands around them."""
 
 
 @dataclass(slots=True)
 class Rule:
-    """What goes wrong with the next `count` requests whose `<METHOD> <path>` contains `match`.
+    """What goes wrong with the next `count` requests whose `<METHOD> <path>` contains `match`, or which count as it.
 
     `applied`: after it took effect (it commits and raises). `status` 0 ends the connection.
     """
@@ -37,17 +39,22 @@ class Rule:
     after_ms: int = 0
     applied: bool = False
     delay: float = 0.0
+    message: str = "as the test wants it"
 
 
 class Server:
-    """One account on one port of the loopback. In the loop of whoever starts it."""
+    """One account on one port of the loopback, and one for each region if there are several. In the loop of whoever
+    starts it."""
 
-    def __init__(self, account: Account, key: str = KEY) -> None:
+    def __init__(self, account: Account, key: str = KEY, regions: tuple[str, ...] = ("Here",)) -> None:
         self.account = account
         self.key = key
+        self.regions = Regions(account, regions)
         self.rules: list[Rule] = []
         self.counts: Counter[str] = Counter()
         self.several_writers = False
+        self.feeds: deque[Mapping[str, str]] = deque(maxlen=100)
+        """The headers of the last questions to feeds."""
         self.port = 0
         self._runner: web.AppRunner | None = None
 
@@ -60,9 +67,13 @@ class Server:
         app.router.add_route("*", "/{path:.*}", self._handle)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", port)
-        await site.start()
+        await web.TCPSite(self._runner, "127.0.0.1", port).start()
         self.port = int(self._runner.addresses[0][1])
+        several = len(self.regions.all) > 1
+        for region in self.regions.all:
+            if several:
+                await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+            region.port = int(self._runner.addresses[-1][1])
 
     async def stop(self) -> None:
         if self._runner is not None:
@@ -75,31 +86,40 @@ class Server:
         path = unquote(request.raw_path.partition("?")[0]).strip("/")
         if path.startswith("_double/"):
             return web.json_response(self.control(path.removeprefix("_double/"), await request.json()))
+        kind = self._kind(request, path)
+        self.counts[kind] += 1
+        region = self._region(request)
+        region.counts[kind] += 1
+        if kind == "GET feed":
+            self.feeds.append(request.headers)
+        if region.down:
+            return _ended(request)
         name = f"{request.method} {path}"
-        self.counts[self._kind(request, path)] += 1
-        rule = next((rule for rule in self.rules if rule.count and rule.match in name), None)
+        rule = next((r for r in self.rules if r.count and (r.match in name or r.match == kind)), None)
         if rule is not None:
             rule.count -= 1
             await asyncio.sleep(rule.delay)
         try:
             self._check(request, path)
             if rule is not None and rule.status and not rule.applied:
-                raise Fault(rule.status, "as the test wants it", rule.sub, {"x-ms-retry-after-ms": str(rule.after_ms)})
-            answer = await self._answer(request, path)
+                raise Fault(rule.status, rule.message, rule.sub, {"x-ms-retry-after-ms": str(rule.after_ms)})
+            if rule is not None and not rule.status and not rule.applied:
+                return _ended(request)
+            answer = await self._answer(request, path, region)
         except Fault as fault:
             body = {"code": str(fault.status), "message": str(fault)}
-            headers = {"x-ms-substatus": str(fault.sub)} | fault.headers
+            headers = {"x-ms-substatus": str(fault.sub), "x-ms-request-charge": "1"} | fault.headers
             answer = web.json_response(body, status=fault.status, headers=headers)
-        if rule is not None and (rule.applied or not rule.status):
-            if rule.status:
-                return web.json_response({"code": str(rule.status), "message": "applied"}, status=rule.status)
-            assert request.transport is not None
-            request.transport.close()
-        answer.headers.update({"x-ms-request-charge": "1", "x-ms-activity-id": "0", "date": self._date()})
+        if rule is not None and rule.applied:
+            if not rule.status:
+                return _ended(request)
+            answer = web.json_response({"code": str(rule.status), "message": "applied"}, status=rule.status)
+        answer.headers.update({"x-ms-activity-id": "0", "date": formatdate(self.account.clock(), usegmt=True)})
         return answer
 
-    def _date(self) -> str:
-        return formatdate(self.account.clock(), usegmt=True)
+    def _region(self, request: web.Request) -> Region:
+        assert request.transport is not None
+        return self.regions.at(request.transport.get_extra_info("sockname")[1])
 
     def _kind(self, request: web.Request, path: str) -> str:
         words = path.split("/")
@@ -107,6 +127,8 @@ class Server:
         what = "feed" if "A-IM" in request.headers and last == "docs" else last
         if request.headers.get("x-ms-documentdb-isquery"):
             what = "query"
+        if request.headers.get("x-ms-cosmos-is-batch-request"):
+            what = "batch"
         return f"{request.method} {what}"
 
     def _check(self, request: web.Request, path: str) -> None:
@@ -121,8 +143,11 @@ class Server:
         if unquote(request.headers.get("authorization", "")) != signed:
             raise Fault(401, "The input authorization token can't serve the request. Please check the key.")
 
-    async def _answer(self, request: web.Request, path: str) -> web.Response:
+    async def _answer(self, request: web.Request, path: str, region: Region) -> web.Response:
         words = path.split("/")
+        if (request.content_length or 0) > LARGEST:
+            await request.read()  # else the connection ends before the client has the answer
+            raise Fault(413, "Request size is too large")
         body = await request.json() if request.can_read_body and request.method in ("POST", "PUT") else {}
         match [request.method, *words]:
             case ["GET", ""]:
@@ -131,18 +156,23 @@ class Server:
                 self.account.containers(database)
                 return web.json_response({"id": database, "_rid": rid_of(database), "_self": f"dbs/{database}/"})
             case ["POST", "dbs", database, "colls"]:
-                return web.json_response(self._shown(database, self.account.create(database, body)), status=201)
+                self.regions.check(region, write=True)
+                return web.json_response(_shown(database, self.account.create(database, body)), status=201)
             case ["GET", "dbs", database, "colls", name]:
-                return web.json_response(self._shown(database, self.account.container(database, name)))
+                return web.json_response(_shown(database, self.account.container(database, name)))
             case ["GET", "dbs", database, "colls", name, "pkranges"]:
-                return self._ranges(self.account.container(database, name), request.headers)
+                return _ranges(self.account.container(database, name), request.headers)
             case [method, "dbs", database, "colls", name, "docs", *rest]:
-                return self._documents(self.account.container(database, name), method, "/".join(rest), request, body)
+                self.regions.check(region, operations.is_write(method, request.headers))
+                container = self.regions.container(region, database, name)
+                return _documents(container, f"dbs/{database}/colls/{name}", method, "/".join(rest), request, body)
         raise Fault(404, f"the double has nothing at {request.method} {path}")
 
     def _account(self) -> Item:
-        here = [{"name": "Here", "databaseAccountEndpoint": self.endpoint}]
-        more = [{"name": "There", "databaseAccountEndpoint": self.endpoint}] if self.several_writers else []
+        told = {name: list(found) for name, found in self.regions.shown().items()}
+        if self.several_writers:
+            more = {"name": "There", "databaseAccountEndpoint": self.endpoint}
+            told = {name: [*found, more] for name, found in told.items()}
         return {
             "_self": "",
             "id": "double",
@@ -150,8 +180,7 @@ class Server:
             "media": "//media/",
             "addresses": "//addresses/",
             "_dbs": "//dbs/",
-            "writableLocations": here + more,
-            "readableLocations": here + more,
+            **told,
             "enableMultipleWriteLocations": self.several_writers,
             "userConsistencyPolicy": {"defaultConsistencyLevel": "Session"},
             "systemReplicationPolicy": {"minReplicaSetSize": 3, "maxReplicasetSize": 4},
@@ -160,94 +189,18 @@ class Server:
             "queryEngineConfiguration": "{}",
         }
 
-    def _shown(self, database: str, container: Container) -> Item:
-        return {
-            **container.definition,
-            "_rid": container.rid,
-            "_self": f"dbs/{rid_of(database)}/colls/{container.rid}/",
-            "_etag": '"1"',
-            "_ts": 1,
-        }
-
-    def _ranges(self, container: Container, headers: Mapping[str, str]) -> web.Response:
-        newest = max(int(one.id) for one in container.partitions)
-        etag = f'"{newest}"'
-        if headers.get("If-None-Match") == etag:
-            return web.Response(status=304, headers={"etag": etag})
-        found = [
-            {
-                "id": one.id,
-                "minInclusive": one.low,
-                "maxExclusive": one.high,
-                "parents": one.parents,
-                "status": "online",
-                "_rid": f"{container.rid}{one.id}",
-                "_self": "",
-                "_etag": '"0"',
-                "_ts": 1,
-            }
-            for one in container.partitions
-        ]
-        body = {"_rid": container.rid, "PartitionKeyRanges": found, "_count": len(found)}
-        return web.json_response(body, headers={"etag": etag})
-
-    def _documents(self, container: Container, method: str, id: str, request: web.Request, body: Item) -> web.Response:
-        headers = request.headers
-        if method == "GET" and not id:
-            return self._feed(container, headers)
-        if method == "POST" and headers.get("x-ms-documentdb-isquery"):
-            return self._query(container, headers, body)
-        if method == "POST" and headers.get("x-ms-cosmos-is-query-plan-request"):
-            select = sql.parse(body["query"], _parameters(body))
-            return web.json_response(sql.plan(body["query"], select))
-        key = json.loads(headers["x-ms-documentdb-partitionkey"])
-        match = headers.get("If-Match")
-        if method == "DELETE":
-            container.delete(key, id, match)
-            return web.Response(status=204, headers=self._session(container, key))
-        if method == "GET":
-            found, status = container.read(key, id), 200
-        else:
-            upsert = headers.get("x-ms-documentdb-is-upsert", "").lower() == "true"
-            how = "replace" if method == "PUT" else "upsert" if upsert else "create"
-            found, new = container.write(key, body, how=how, match=match)
-            status = 201 if new else 200
-        answer = web.json_response(public(found), status=status, headers=self._session(container, key))
-        answer.headers["etag"] = found["_etag"]
-        return answer
-
-    def _session(self, container: Container, key: list[Any]) -> dict[str, str]:
-        return dict(feed.session(container.of(container.epk(key))))
-
-    def _feed(self, container: Container, headers: Mapping[str, str]) -> web.Response:
-        page = feed.page(container, headers)
-        told = {**feed.session(page.partition), "etag": page.etag}
-        if not page.items:
-            return web.Response(status=304, headers=told)
-        body = {"_rid": container.rid, "Documents": page.items, "_count": len(page.items)}
-        return web.json_response(body, headers=told)
-
-    def _query(self, container: Container, headers: Mapping[str, str], body: Item) -> web.Response:
-        select = sql.parse(body["query"], _parameters(body))
-        key, id = headers.get("x-ms-documentdb-partitionkey"), headers.get("x-ms-documentdb-partitionkeyrangeid")
-        if key is not None:
-            epk = container.epk(json.loads(key))
-            partition = container.of(epk)
-            container.expire(partition)
-            items = [item for at, item in partition.items.items() if at[0] == epk]
-        elif id is not None:
-            items = list(container.all(container.partition(id)))
-        else:
-            if (select.orders or select.top is not None) and len(container.partitions) > 1:
-                raise Fault(400, "Cross partition query only supports … see the query plan", 1004)
-            items = [item for one in container.partitions for item in container.all(one)]
-        found = select.run(items)
-        begin = int(headers.get("x-ms-continuation") or 0)
-        size = int(headers.get("x-ms-max-item-count") or 100)
-        size = 100 if size < 1 else size
-        page = found[begin : begin + size]
-        more = {"x-ms-continuation": str(begin + size)} if begin + size < len(found) else {}
-        return web.json_response({"_rid": container.rid, "Documents": page, "_count": len(page)}, headers=more)
+    def _region_is(self, name: str, how: str) -> None:
+        match how:
+            case "down" | "up":
+                self.regions.named(name).down = how == "down"
+            case "lagging":
+                self.regions.lag(name)
+            case "caught up":
+                self.regions.catch_up(name)
+            case "writing":
+                self.regions.failover(name)
+            case _:
+                raise web.HTTPNotFound
 
     # --- controls -------------------------------------------------------------------------------------------
 
@@ -262,6 +215,12 @@ class Server:
                 return {"child": container.merge(said["a"], said["b"])}
             case "fail":
                 self.rules.append(Rule(**said))
+            case "several_writers":
+                self.several_writers = True
+            case "create":
+                self.account.create(said["database"], said["body"])
+            case "region":
+                self._region_is(said["name"], said["is"])
             case "advance":
                 self.account.ahead += said["seconds"]
             case "counts":
@@ -276,5 +235,49 @@ class Server:
         return {}
 
 
-def _parameters(body: Item) -> dict[str, Any]:
-    return {one["name"]: one["value"] for one in body.get("parameters") or ()}
+def _ended(request: web.Request) -> web.Response:
+    """The connection ends without an answer."""
+    assert request.transport is not None
+    request.transport.close()
+    return web.Response()
+
+
+def _documents(container: Container, path: str, method: str, id: str, request: web.Request, body: Any) -> web.Response:
+    found = operations.answer(container, method, id, request.headers, body)
+    headers = found.headers | {"x-ms-request-charge": f"{found.charge:g}", "x-ms-alt-content-path": path}
+    if found.body is None:
+        return web.Response(status=found.status, headers=headers)
+    return web.json_response(found.body, status=found.status, headers=headers)
+
+
+def _shown(database: str, container: Container) -> Item:
+    return {
+        **container.definition,
+        "_rid": container.rid,
+        "_self": f"dbs/{rid_of(database)}/colls/{container.rid}/",
+        "_etag": '"1"',
+        "_ts": 1,
+    }
+
+
+def _ranges(container: Container, headers: Mapping[str, str]) -> web.Response:
+    newest = max(int(one.id) for one in container.partitions)
+    etag = f'"{newest}"'
+    if headers.get("If-None-Match") == etag:
+        return web.Response(status=304, headers={"etag": etag})
+    found = [
+        {
+            "id": one.id,
+            "minInclusive": one.low,
+            "maxExclusive": one.high,
+            "parents": one.parents,
+            "status": "online",
+            "_rid": f"{container.rid}{one.id}",
+            "_self": "",
+            "_etag": '"0"',
+            "_ts": 1,
+        }
+        for one in container.partitions
+    ]
+    body = {"_rid": container.rid, "PartitionKeyRanges": found, "_count": len(found)}
+    return web.json_response(body, headers={"etag": etag})

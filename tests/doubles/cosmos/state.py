@@ -6,10 +6,10 @@ import copy
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from azure.cosmos.partition_key import PartitionKey
+from azure.cosmos.partition_key import NonePartitionKeyValue, PartitionKey
 
 Item = dict[str, Any]
 END = "FF"
@@ -45,7 +45,10 @@ class Partition:
     parents: list[str] = field(default_factory=list)
     lsn: int = 0
     items: dict[tuple[str, str], Item] = field(default_factory=dict)
+    """In the order of their newest versions: a write takes its item out and puts it at the end."""
     log: list[Entry] = field(default_factory=list)
+    mortal: bool = False
+    """Whether an item was written that has a TTL of its own."""
 
     def holds(self, epk: str) -> bool:
         return self.low <= epk < self.high
@@ -66,17 +69,31 @@ class Container:
         self.gone: set[str] = set()
         self.etags = 0
         self.rids = 0
+        self._epks: dict[str, str] = {}
 
     # --- where ----------------------------------------------------------------------------------------------
 
     def epk(self, key: Sequence[Any]) -> str:
-        """The effective partition key, as the client computes it."""
-        paths = self.key["paths"]
-        kind = PartitionKey(paths[0]) if len(paths) == 1 else PartitionKey(paths, kind="MultiHash")
-        return str(kind._get_effective_partition_key_string(list(key)))
+        """The effective partition key, as the client computes it: by murmur3 in Python, so it is kept."""
+        text = json.dumps(key)
+        if text not in self._epks:
+            paths = self.key["paths"]
+            kind = PartitionKey(paths[0]) if len(paths) == 1 else PartitionKey(paths, kind="MultiHash")
+            values = [NonePartitionKeyValue if value == {} else value for value in key]
+            self._epks[text] = str(kind._get_effective_partition_key_string(values))
+        return self._epks[text]
 
     def key_of(self, item: Mapping[str, Any]) -> list[Any]:
+        """The values of the partition key; `{}` where there is none, as it stands in headers."""
         return [_at(item, path) for path in self.key["paths"]]
+
+    def frozen(self) -> Container:
+        """As it is now, for a region that lags behind."""
+        made = copy.copy(self)
+        made.partitions = [
+            replace(one, items=dict(one.items), log=list(one.log), parents=list(one.parents)) for one in self.partitions
+        ]
+        return made
 
     def partition(self, id: str) -> Partition:
         for one in self.partitions:
@@ -115,6 +132,8 @@ class Container:
             for old in olds:
                 new.items |= {at: item for at, item in old.items.items() if new.holds(at[0])}
                 new.log += [entry for entry in old.log if new.holds(entry.epk)]
+                new.mortal = new.mortal or old.mortal
+            new.items = dict(sorted(new.items.items(), key=lambda one: int(one[1]["_lsn"])))
             new.log.sort(key=lambda entry: entry.lsn)
         self.gone |= {old.id for old in olds}
         self.partitions = sorted([one for one in self.partitions if one not in olds] + news, key=lambda one: one.low)
@@ -131,37 +150,40 @@ class Container:
             raise Fault(404, "Resource Not Found")
         return found
 
-    def write(self, key: Sequence[Any], item: Item, *, how: str, match: str | None = None) -> tuple[Item, bool]:
-        """`how`: create, upsert or replace. The item as it stands then, and whether it is new."""
+    def write(
+        self, key: Sequence[Any], item: Item, *, how: str, match: str | None = None, lsn: int = 0
+    ) -> tuple[Item, bool]:
+        """`how`: create, upsert or replace; `lsn`: of the transaction that it is part of. The item as it stands then,
+        and whether it is new."""
         if self.key_of(item) != list(key):
             raise Fault(400, "PartitionKey extracted from document doesn't match the one specified in the header", 1001)
-        if not isinstance(item.get("id"), str) or any(letter in item["id"] for letter in "/\\?#"):
-            raise Fault(400, "The input name 'id' is invalid")
-        if len(json.dumps(item)) > 2 * 1024 * 1024:
-            raise Fault(413, "Request size is too large")
+        check_id(item.get("id"))
         epk = self.epk(key)
         partition = self.of(epk)
         self.expire(partition)
-        old = partition.items.get((epk, item["id"]))
+        at = (epk, item["id"])
+        old = partition.items.get(at)
         if how == "create" and old is not None:
             raise Fault(409, "Entity with the specified id already exists in the system.")
         if how == "replace" and old is None:
             raise Fault(404, "Resource Not Found")
         if match is not None and (old is None or old["_etag"] != match):
             raise Fault(412, "One of the specified pre-condition is not met")
-        partition.lsn += 1
+        partition.lsn = lsn or partition.lsn + 1
         new = self._stamped(partition, item, old)
-        partition.items[(epk, item["id"])] = new
+        partition.items.pop(at, None)
+        partition.items[at] = new
+        partition.mortal = partition.mortal or "ttl" in new
         self._log(partition, epk, "create" if old is None else "replace", new, old)
         return new, old is None
 
-    def delete(self, key: Sequence[Any], id: str, match: str | None = None) -> None:
+    def delete(self, key: Sequence[Any], id: str, match: str | None = None, lsn: int = 0) -> None:
         epk = self.epk(key)
         old = self.read(key, id)
         if match is not None and old["_etag"] != match:
             raise Fault(412, "One of the specified pre-condition is not met")
         partition = self.of(epk)
-        partition.lsn += 1
+        partition.lsn = lsn or partition.lsn + 1
         del partition.items[(epk, id)]
         self._log(partition, epk, "delete", None, old)
 
@@ -171,7 +193,7 @@ class Container:
 
     def expire(self, partition: Partition) -> None:
         """TTL: an item's own, else the container's; only where the container has it switched on."""
-        if self.ttl is None:
+        if self.ttl is None or (self.ttl <= 0 and not partition.mortal):
             return
         for at, item in list(partition.items.items()):
             ttl = item.get("ttl", self.ttl)
@@ -185,7 +207,7 @@ class Container:
         self.rids += old is None
         rid = old["_rid"] if old else f"{self.rid}{self.rids:08d}"
         return {
-            **{name: copy.deepcopy(value) for name, value in item.items() if not name.startswith("_lsn")},
+            **{name: value for name, value in item.items() if name != "_lsn"},
             "_rid": rid,
             "_self": f"dbs/x/colls/{self.rid}/docs/{rid}/",
             "_etag": f'"{self.etags:08x}-0000-0700-0000-{int(self.clock() * 1000):012x}"',
@@ -214,11 +236,19 @@ def public(item: Mapping[str, Any]) -> Item:
     return {name: value for name, value in item.items() if name != "_lsn"}
 
 
+def check_id(id: Any) -> None:
+    """What the service refuses as an id."""
+    if not isinstance(id, str) or not id or any(letter in id for letter in "/\\?#") or id.endswith(" "):
+        raise Fault(400, "The input name 'id' is invalid. Ensure to provide a unique non-empty string without / \\ ? #")
+    if len(id.encode()) > 1023:
+        raise Fault(400, "The input name 'id' is invalid: it is longer than 1023 bytes")
+
+
 def _at(item: Mapping[str, Any], path: str) -> Any:
     found: Any = item
     for name in path.strip("/").split("/"):
-        found = found.get(name.strip('"')) if isinstance(found, Mapping) else None
-    return found
+        found = found.get(name.strip('"'), {}) if isinstance(found, Mapping) else {}
+    return found if not isinstance(found, dict | list) else {}
 
 
 class Account:
@@ -236,6 +266,12 @@ class Account:
         if database not in self.databases:
             raise Fault(404, f"Owner resource does not exist: database {database}", 1003)
         return self.databases[database]
+
+    def frozen(self) -> dict[str, dict[str, Container]]:
+        """Everything as it is now."""
+        return {
+            name: {one.name: one.frozen() for one in containers.values()} for name, containers in self.databases.items()
+        }
 
     def container(self, database: str, name: str) -> Container:
         found = self.containers(database).get(name)

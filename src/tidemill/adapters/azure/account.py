@@ -12,6 +12,7 @@ Keys are in no `repr` and no error: `Account.words` takes them out of what a dri
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -64,6 +65,22 @@ class Account:
             raise ConfigurationError(f"{self.shown}: {name}={said!r}: write {' or '.join(filter(None, known))}")
         return said
 
+    def base64(self, key: str) -> str:
+        """The key, if it is base64; else it was cut or escaped wrongly, and a driver's words would show it."""
+        if not re.fullmatch(r"[A-Za-z0-9+/]+={0,2}", key) or len(key) % 4:
+            raise ConfigurationError(
+                f"{self.shown}: the key is no base64 (in a URL write / as %2F, + as %2B and = as %3D)"
+            )
+        return key
+
+    def protocol(self) -> str:
+        """By the option `tls`: https, or http for a stand-in on this machine and nowhere else."""
+        if self.choice("tls", ("yes", "no")) == "yes":
+            return "https"
+        if not _here(urlsplit(f"//{self.host}").hostname or ""):
+            raise ConfigurationError(f"{self.shown}: tls=no is for a stand-in on this machine; leave it out")
+        return "http"
+
     def words(self, error: BaseException) -> str:
         """What a driver says, in one line, without our keys."""
         text = " ".join(str(error).split()) or type(error).__name__
@@ -108,6 +125,15 @@ def credential() -> AsyncTokenCredential:
     from azure.identity.aio import DefaultAzureCredential  # takes 0.2 s, and a key needs none of it
 
     return DefaultAzureCredential(exclude_interactive_browser_credential=True)
+
+
+def _here(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _options(split: SplitResult, shown: str, known: Sequence[str]) -> dict[str, str]:

@@ -3,13 +3,15 @@
 `account` is the name of the account or a host with a port; who we are is told in `adapters.azure.account`. Options:
 `store` (the container of leases and other records, `tidemill` unless said), `mode` (`latest`, or `all`: all versions
 and deletes), `regions` (preferred ones, by comma), `poll` (seconds between two reads of a range that has nothing new,
-at most), `create` (`no`: containers must be there already), `tls` (`no`, for a stand-in on this machine).
+at most), `create` (`no`: containers must be there already), `tls` (`no`, for a stand-in on this machine), `leases`
+(`dotnet`: those of .NET's change feed processor, in the container `store`), `processors` (`worker:Name` by comma: what
+.NET calls the processor of a worker; its own name unless said).
 """
 
 from __future__ import annotations
 
-import ipaddress
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -17,7 +19,7 @@ from tidemill.adapters.azure.account import Account, parse
 from tidemill.errors import ConfigurationError
 
 VARIABLE = "AZURE_COSMOS_CONNECTION_STRING"
-OPTIONS = ("store", "mode", "regions", "poll", "create", "tls")
+OPTIONS = ("store", "mode", "regions", "poll", "create", "tls", "leases", "processors")
 EXAMPLE = "cosmos://account/database"
 STORE = "tidemill"
 POLL = 5
@@ -36,6 +38,8 @@ class Address:
     regions: tuple[str, ...] = ()
     poll: float = POLL
     create: bool = True
+    dotnet: bool = False
+    processors: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def shown(self) -> str:
@@ -68,7 +72,27 @@ def address(url: str) -> Address:
         regions=tuple(filter(None, (name.strip() for name in account.options.get("regions", "").split(",")))),
         poll=float(account.whole("poll", POLL, 1, 300)),
         create=account.choice("create", ("yes", "no")) == "yes",
+        dotnet=account.choice("leases", ("tidemill", "dotnet")) == "dotnet",
+        processors=_processors(account),
     )
+
+
+def _processors(account: Account) -> dict[str, str]:
+    """By worker, the name of its processor; an empty one is a name."""
+    text = account.options.get("processors", "")
+    if text and account.options.get("leases") != "dotnet":
+        raise ConfigurationError(
+            f"{account.shown}: processors={text!r}: that is for leases=dotnet; say both or neither"
+        )
+    found: dict[str, str] = {}
+    for pair in filter(None, (pair.strip() for pair in text.split(","))):
+        worker, colon, name = pair.partition(":")
+        if not worker or not colon or re.search(r"[/\\?#]", name) or worker in found:
+            raise ConfigurationError(
+                f"{account.shown}: processors={text!r}: write worker:Name, each worker once, by comma"
+            )
+        found[worker] = name
+    return found
 
 
 def _endpoint(account: Account) -> tuple[str, str]:
@@ -80,27 +104,7 @@ def _endpoint(account: Account) -> tuple[str, str]:
             raise ConfigurationError(
                 f"{account.shown}: the connection string has no AccountEndpoint=https://…; and AccountKey=…;"
             )
-        return endpoint, _checked(account, key)
-    scheme = "http" if account.choice("tls", ("yes", "no")) == "no" else "https"
-    if scheme == "http" and not _here(urlsplit(f"//{account.host}").hostname or ""):
-        raise ConfigurationError(f"{account.shown}: tls=no is for a stand-in on this machine; leave it out")
+        return endpoint, account.base64(key)
+    scheme = account.protocol()
     host = account.host if re.search(r"[.:]", account.host) else f"{account.host}.documents.azure.com:443"
-    return f"{scheme}://{host}/", _checked(account, account.key) if account.key else ""
-
-
-def _checked(account: Account, key: str) -> str:
-    """A key is base64; one that is not was cut or escaped wrongly, and the driver's words for it show it."""
-    if not re.fullmatch(r"[A-Za-z0-9+/]+={0,2}", key) or len(key) % 4:
-        raise ConfigurationError(
-            f"{account.shown}: the key is no base64 (in a URL write / as %2F, + as %2B and = as %3D)"
-        )
-    return key
-
-
-def _here(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return f"{scheme}://{host}/", account.base64(account.key) if account.key else ""

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tidemill.adapters.cosmos.address import Address, address
+from tidemill.adapters.cosmos.commit import commit
 from tidemill.adapters.cosmos.containers import OWN_KEY, Container, Containers
 from tidemill.adapters.cosmos.documents import CosmosDocuments
+from tidemill.adapters.cosmos.dotnet import FULL_FIDELITY, INCREMENTAL, Place
 from tidemill.adapters.cosmos.feed import CosmosFeed
+from tidemill.adapters.cosmos.items import BODY
+from tidemill.adapters.cosmos.leases import DotnetStore, Kept
 from tidemill.adapters.cosmos.letters import CosmosDeadLetters
 from tidemill.adapters.cosmos.store import CosmosStore
 from tidemill.errors import ConfigurationError
 from tidemill.model import CollectionSpec, Commit, CommitResult, Limits, QueueSpec, Source, StreamSpec, TableSpec
 from tidemill.ports import Clock, DeadLetters, Documents, Feed, Presence, Queue, Store
 
-PARTS = ("store", "feed", "documents", "dead_letters")
-BODY = 2_000_000
-"""Of the 2 MB that an item may have, what is left for a body beside the fields that the service adds."""
+PARTS = ("store", "feed", "documents", "dead_letters", "key_commit")
 
 
 class Cosmos:
@@ -30,6 +32,9 @@ class Cosmos:
         self._sources: dict[str, Container] = {}
         self._bells: dict[str, asyncio.Event] = {}
         self._store: Container | None = None
+        self.warnings: tuple[str, ...] = ()
+        """What is strange in the settings and no mistake; told at start."""
+        self._leases: DotnetStore | None = None
 
     @classmethod
     def from_url(cls, url: str, clock: Clock) -> Cosmos:
@@ -38,7 +43,8 @@ class Cosmos:
 
     @property
     def features(self) -> frozenset[str]:
-        return frozenset([*PARTS, *(["versions", "deletes"] if self._address.every else [])])
+        every = ["versions", "deletes", "now_only"] if self._address.every else []
+        return frozenset([*PARTS, *every, *(["foreign"] if self._address.dotnet else [])])
 
     @property
     def limits(self) -> Limits:
@@ -52,10 +58,16 @@ class Cosmos:
                 " (queues.NAME.url, or TIDEMILL_QUEUES__NAME__URL)"
             )
         await self._containers.open()
-        if await self._containers.several_writers():
+        regions = await self._containers.regions()
+        if len(regions.writable) > 1:
             raise ConfigurationError(
                 f"{self._address.shown}: the account takes writes in several regions, where two replicas could both win"
                 " a lease; let it write in one (az cosmosdb update --enable-multiple-write-locations false)"
+            )
+        if unknown := regions.unknown(self._address.regions):
+            self.warnings = (
+                f"{self._address.shown}: regions={','.join(self._address.regions)}: the account has no"
+                f" {' and no '.join(unknown)} (it has {', '.join(regions.readable)}); passed over",
             )
         self._store = await self._containers.make(self._address.store, "/id", ttl=True)
         if self._store.paths != ("id",):
@@ -65,12 +77,15 @@ class Cosmos:
             )
         for source in sources:
             await self._open(source)
+        if self._address.dotnet:
+            self._leases = await self._share(self._store, sources)
 
     async def close(self) -> None:
         await self._containers.close()
 
     def store(self) -> Store:
-        return CosmosStore(self._containers, self._opened())
+        container = self._opened()
+        return self._leases or CosmosStore(self._containers, container)
 
     def dead_letters(self) -> DeadLetters:
         return CosmosDeadLetters(self._containers, self._opened())
@@ -94,7 +109,11 @@ class Cosmos:
         return None
 
     async def commit(self, commits: Sequence[Commit]) -> Sequence[CommitResult]:
-        raise ConfigurationError(f"{self._address.shown}: nothing here commits several things in one step")
+        return await commit(self._containers, self._address.shown, self._of_name, commits)
+
+    def charged(self) -> Mapping[str, float]:
+        """Implements `tidemill.ports.Metered`, in request units."""
+        return self._containers.charged
 
     async def _open(self, source: Source) -> None:
         match source:
@@ -117,6 +136,31 @@ class Cosmos:
                 f" {', '.join(container.paths)}, and order is kept by that; write key={','.join(container.paths)!r}"
             )
         return container
+
+    def _of_name(self, name: str) -> CosmosDocuments:
+        container = self._source(CollectionSpec(name))
+        return CosmosDocuments(self._containers, container, CollectionSpec(name), self._bells[name])
+
+    async def _share(self, store: Container, sources: Sequence[Source]) -> DotnetStore:
+        """The store in which the leases of these sources' workers are those of .NET's processor."""
+        kept: list[Kept] = []
+        mode = FULL_FIDELITY if self._address.every else INCREMENTAL
+        for source in sources:
+            feed = self._sources[source.name]
+            under = f"{self._address.host}_{feed.database_rid}_{feed.rid}"
+            for worker in () if isinstance(source, StreamSpec) else source.workers:
+                name = self._address.processors.get(worker, worker)
+                kept.append(Kept(Place(worker, source.name, f"{name}{under}", mode), feed))
+        for n, one in enumerate(kept):
+            twin = next((other for other in kept[:n] if other.place.prefix == one.place.prefix), None)
+            if twin is not None:
+                raise ConfigurationError(
+                    f"{self._address.shown}: workers {twin.place.worker!r} and {one.place.worker!r} have one processor"
+                    f" for {one.place.source!r}; give each its own (processors=)"
+                )
+        made = DotnetStore(CosmosStore(self._containers, store), self._containers, store, kept, self._clock)
+        await made.check()
+        return made
 
     def _source(self, source: Source) -> Container:
         if source.name not in self._sources:

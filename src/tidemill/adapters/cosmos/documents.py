@@ -3,6 +3,12 @@
 A document is named by its id alone, an item by its id and its partition key. Where the id is the key, as in collections
 without a `key=`, each call is one point operation; elsewhere the item is looked for by its id first, in all partitions,
 and two processes that create one id under two keys at the same moment may both succeed.
+
+The client sends a write again if the connection ends without an answer (`wire`). Then a refusal proves nothing: what
+stands there may be our own write. So a write leaves a word of its own in its item (`items.signed`), and if an answer
+was lost, an item with that word is the write's success. Without that word it stays open whether the write took effect
+and was overwritten since: `Unavailable`, as for every unknown outcome. Where no answer was lost, a refusal is a
+`Mismatch`, also if what stands there has an equal body: that was somebody else.
 """
 
 from __future__ import annotations
@@ -14,12 +20,22 @@ from typing import Any
 from azure.core import MatchConditions
 from azure.cosmos.exceptions import CosmosResourceNotFoundError
 
+from tidemill.adapters.azure.several import each
 from tidemill.adapters.cosmos.containers import Container, Containers
 from tidemill.adapters.cosmos.faults import status
-from tidemill.adapters.cosmos.items import Item, partition_key, to_item, to_stored
+from tidemill.adapters.cosmos.items import (
+    Item,
+    conditions,
+    partition_key,
+    same_write,
+    signed,
+    to_item,
+    to_stored,
+    unfit_id,
+)
 from tidemill.adapters.cosmos.query import Parameters, continuation, sql
-from tidemill.adapters.cosmos.several import each
-from tidemill.errors import BadOption
+from tidemill.adapters.cosmos.wire import Sent, watched
+from tidemill.errors import BadOption, Unavailable
 from tidemill.model import CollectionSpec, Delete, Expect, Gone, Mismatch, Put, Query, Rows, Stored, Write, Written
 
 LOST = (404, 412)
@@ -38,8 +54,8 @@ class CosmosDocuments:
 
     async def get(self, ids: Sequence[str]) -> Sequence[Stored | None]:
         async with self._containers.told():
-            found = await self._find(ids)
-        return [self._stored(found[id]) if id in found else None for id in ids]
+            found = await self.find(dict.fromkeys(ids))
+        return [self.stored(found[id]) if id in found else None for id in ids]
 
     async def write(self, writes: Sequence[Write]) -> Sequence[Written]:
         items = [to_item(w, self._container.paths) if isinstance(w, Put) else None for w in writes]
@@ -55,29 +71,39 @@ class CosmosDocuments:
         return [results[n] for n in range(len(writes))]
 
     async def query(self, query: Query) -> Rows:
-        text, parameters = sql(query, self._spec.name, self._spec.fields, "/".join(self._container.paths[:1]))
+        key = conditions(query.key, self._container.paths) if query.key is not None else []
+        text, parameters = sql(query, self._spec.name, self._spec.fields, key)
         async with self._containers.told():
-            found = await self._ask(text, parameters, query.key)
+            found = await self._ask(text, parameters, query.key if [len(values) for _, values in key] == [1] else None)
         page = found[: query.limit]
         more = continuation(page[-1], query) if len(found) > query.limit else None
-        return Rows(tuple(self._stored(item) for item in page), more)
+        return Rows(tuple(self.stored(item) for item in page), more)
 
-    # --- inside ---------------------------------------------------------------------------------------------
+    # --- for commits, too -----------------------------------------------------------------------------------
 
-    def _stored(self, item: Item) -> Stored:
+    @property
+    def container(self) -> Container:
+        return self._container
+
+    def stored(self, item: Item) -> Stored:
         return to_stored(item, self._container.paths)
 
-    async def _find(self, ids: Sequence[str]) -> Mapping[str, Item]:
-        """The items with these ids. First where the id is the key, then everywhere."""
+    def wake(self) -> None:
+        """Something was written."""
+        self._woken.set()
+
+    async def find(self, ids: Mapping[str, str | None]) -> Mapping[str, Item]:
+        """The items with these ids. First under the key that is guessed, the id itself unless said, then everywhere."""
         found: dict[str, Item] = {}
+        asked = {id: key or id for id, key in ids.items() if not unfit_id(id)}
 
         async def guess(id: str) -> None:
-            if (item := await self._read(id, id)) is not None:
+            if (item := await self.read(id, asked[id])) is not None:
                 found[id] = item
 
         if len(self._container.paths) == 1:
-            await each(guess, list(dict.fromkeys(ids)))
-        missing = [id for id in dict.fromkeys(ids) if id not in found]
+            await each(guess, list(asked))
+        missing = [id for id in asked if id not in found]
         if missing:
             text = "SELECT * FROM c WHERE ARRAY_CONTAINS(@p0, c.id)"
             for item in await self._ask(text, [{"name": "@p0", "value": missing}]):
@@ -85,7 +111,8 @@ class CosmosDocuments:
                     found[item["id"]] = item
         return found
 
-    async def _read(self, id: str, key: Any) -> Item | None:
+    async def read(self, id: str, key: Any) -> Item | None:
+        """The item at one place."""
         try:
             item: Item = await self._container.proxy.read_item(id, key)
         except CosmosResourceNotFoundError:
@@ -106,20 +133,25 @@ class CosmosDocuments:
     async def _put(self, put: Put, item: dict[str, Any]) -> Written:
         """Where the key is not the id, what stands under another key has to make way."""
         paths = self._container.paths
-        current = None if put.key == put.id else (await self._find([put.id])).get(put.id)
+        current = None if put.key == put.id else (await self.find({put.id: put.key})).get(put.id)
         away = current is not None and partition_key(current, paths) != partition_key(item, paths)
         if away and current is not None:
             if put.expect is Expect.NOTHING or (isinstance(put.expect, str) and put.expect != current["_etag"]):
-                return Mismatch(put.id, self._stored(current))
+                return Mismatch(put.id, self.stored(current))
             written: Item = await self._container.proxy.upsert_item(item)
-            await self._remove(current, None)
-            return self._stored(written)
-        try:
-            return self._stored(await self._send(put, item))
-        except Exception as error:
-            if status(error) not in (*LOST, 409) or put.expect is Expect.ANYTHING:
-                raise
-        return Mismatch(put.id, await self._now(put.id, partition_key(item, paths)))
+            await self._remove(put.id, partition_key(current, paths), None)
+            return self.stored(written)
+        item = signed(item)
+        with watched() as sent:
+            try:
+                return self.stored(await self._send(put, item))
+            except Exception as error:
+                if status(error) not in (*LOST, 409) or put.expect is Expect.ANYTHING:
+                    raise
+        now = await self.read(put.id, partition_key(item, paths))
+        if now is not None and sent.lost and same_write(item, now):
+            return self.stored(now)
+        return self._refused(put.id, now, sent)
 
     async def _send(self, put: Put, item: dict[str, Any]) -> Item:
         proxy = self._container.proxy
@@ -135,31 +167,38 @@ class CosmosDocuments:
         return sent
 
     async def _delete(self, delete: Delete) -> Written:
-        found = (await self._find([delete.id])).get(delete.id)
-        etag = delete.expect if isinstance(delete.expect, str) else None
-        if found is None:
-            return Gone(delete.id) if etag is None else Mismatch(delete.id, None)
-        if delete.expect is Expect.NOTHING or (etag is not None and etag != found["_etag"]):
-            return Mismatch(delete.id, self._stored(found))
-        try:
-            await self._remove(found, etag)
-        except Exception as error:
-            if status(error) not in LOST or etag is None:
-                raise
-            return Mismatch(delete.id, await self._now(delete.id, partition_key(found, self._container.paths)))
-        return Gone(delete.id)
+        """First where it should be, for the region that takes writes judges that; what is read may be older."""
+        if delete.expect is Expect.NOTHING:
+            found = (await self.find({delete.id: delete.key})).get(delete.id)
+            return Gone(delete.id) if found is None else Mismatch(delete.id, self.stored(found))
+        if unfit_id(delete.id):
+            return Gone(delete.id) if delete.expect is Expect.ANYTHING else Mismatch(delete.id, None)
+        etag = _etag(delete.expect) if isinstance(delete.expect, str) else None
+        guess: Any = delete.key or delete.id
+        with watched() as sent:
+            if len(self._container.paths) == 1 and await self._remove(delete.id, guess, etag):
+                return Gone(delete.id)
+            found = (await self.find({delete.id: delete.key})).get(delete.id)
+            key = partition_key(found, self._container.paths) if found else guess
+            if found and key != guess and await self._remove(delete.id, key, etag):
+                return Gone(delete.id)
+        return Gone(delete.id) if etag is None else self._refused(delete.id, found, sent)
 
-    async def _remove(self, item: Item, etag: str | None) -> None:
+    async def _remove(self, id: str, key: Any, etag: str | None) -> bool:
+        """Whether it was there, in this version, and is no more."""
         guard: dict[str, Any] = {"etag": etag, "match_condition": MatchConditions.IfNotModified} if etag else {}
         try:
-            await self._container.proxy.delete_item(item["id"], partition_key(item, self._container.paths), **guard)
-        except CosmosResourceNotFoundError:
-            if etag is not None:
+            await self._container.proxy.delete_item(id, key, **guard)
+        except Exception as error:
+            if status(error) not in LOST:
                 raise
+            return False
+        return True
 
-    async def _now(self, id: str, key: Any) -> Stored | None:
-        item = await self._read(id, key)
-        return None if item is None else self._stored(item)
+    def _refused(self, id: str, now: Item | None, sent: Sent) -> Mismatch:
+        if sent.lost:
+            raise Unavailable(f"{self._spec.name} {id}: an answer was lost; whether it was written is not known")
+        return Mismatch(id, None if now is None else self.stored(now))
 
 
 def _lanes(writes: Sequence[Write]) -> Sequence[Sequence[int]]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from azure.core.exceptions import AzureError, ClientAuthenticationError
-from azure.cosmos.exceptions import CosmosHttpResponseError
+from azure.cosmos.exceptions import CosmosBatchOperationError, CosmosHttpResponseError
 
 from tidemill.adapters.cosmos.address import Address
+from tidemill.adapters.cosmos.wire import Throttled
 from tidemill.errors import BackendFull, ConfigurationError, TidemillError, TooLarge, Unavailable, Unfit
 
-DRIVER = (AzureError, OSError, TimeoutError)
+DRIVER = (AzureError, OSError, TimeoutError, Throttled)
 """What the client raises for reasons that lie outside the program."""
+
+USED_UP = "the throughput is used up (429); raise the RU/s of the container, or lower the load"
 
 GONE = 410
 SPLIT = (1002, 1007)
@@ -26,15 +29,21 @@ def translate(error: Exception, address: Address, *, opening: bool = False) -> E
         return error
     if opening and (told := _mistake(error, address)):
         return ConfigurationError(f"{address.shown}: {told}")
+    if isinstance(error, Throttled):
+        return Unavailable(f"{address.shown}: {USED_UP} (the service asks to wait for {error.seconds:g} s)")
     words = f"{address.shown}: {_words(error, address)}"
     match status(error):
         case 413:
             return TooLarge(f"{address.shown}: the document is larger than Cosmos DB takes (2 MB with all its fields)")
+        case 400 if "composite index" in str(error).lower():
+            return ConfigurationError(
+                f"{address.shown}: an order needs an index of two fields that this container does not have; add to the"
+                " compositeIndexes of its indexing policy the ordered field and /id, both ascending and both descending"
+            )
         case 400 if opening is False and _about_the_body(error):
             return Unfit(words)
         case 429:
-            told = "the throughput is used up (429); raise the RU/s of the container, or lower the load"
-            return Unavailable(f"{address.shown}: {told}")
+            return Unavailable(f"{address.shown}: {USED_UP}")
         case 403 if _sub_status(error) == 1014:
             return BackendFull(f"{address.shown}: a logical partition has reached its 20 GB; nothing was written")
     return Unavailable(words)
@@ -42,7 +51,8 @@ def translate(error: Exception, address: Address, *, opening: bool = False) -> E
 
 def status(error: BaseException) -> int:
     """The HTTP status, 0 where there was no answer."""
-    return int(error.status_code or 0) if isinstance(error, CosmosHttpResponseError) else 0
+    told = isinstance(error, CosmosHttpResponseError | CosmosBatchOperationError)
+    return int(getattr(error, "status_code", 0) or 0) if told else 0
 
 
 def moved(error: BaseException) -> bool:
@@ -67,6 +77,15 @@ def _about_the_body(error: BaseException) -> bool:
     return "invalid" in words and ("json" in words or "'id'" in words or "partition key" in words)
 
 
+def _refused(error: BaseException, address: Address) -> str:
+    clock = "look at the clock of this machine"
+    if "expired" in str(error).lower():
+        return f"the account says that the token has expired; {clock}, and at the identity's login (az login)"
+    if address.key:
+        return f"the account refuses this key; copy it again, or {clock}"
+    return f"the account refuses the token of this identity ({_words(error, address)}); is it of the account's tenant?"
+
+
 def _mistake(error: BaseException, address: Address) -> str:
     """What a person must mend before it can work; empty for an outage."""
     if isinstance(error, ClientAuthenticationError) and not isinstance(error, CosmosHttpResponseError):
@@ -74,7 +93,7 @@ def _mistake(error: BaseException, address: Address) -> str:
         return f"{told} ({_words(error, address)})"
     match status(error):
         case 401:
-            return "the account refuses this key or token; copy the key again, or look at the clock of this machine"
+            return _refused(error, address)
         case 403 if _sub_status(error) in (0, 5300, 5301, 5302):
             told = "give it the role Cosmos DB Built-in Data Contributor (az cosmosdb sql role assignment create)"
             return f"the account forbids this ({_words(error, address)}); {told}, or allow this network"

@@ -14,13 +14,13 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from tidemill.adapters.azure.several import each
 from tidemill.adapters.cosmos import cursor as cursors
 from tidemill.adapters.cosmos.changes import logged
 from tidemill.adapters.cosmos.containers import Container, Containers
 from tidemill.adapters.cosmos.cursor import BEGINNING, NOW, Cursor
 from tidemill.adapters.cosmos.ranges import children, moved
 from tidemill.adapters.cosmos.reader import EVERY, LATEST, Answer, read
-from tidemill.adapters.cosmos.several import each
 from tidemill.errors import ConfigurationError, Unavailable
 from tidemill.model import Expired, Lag, Logged, Moved, Page, Start
 from tidemill.ports import Clock
@@ -60,20 +60,23 @@ class CosmosFeed:
             return sorted(one.id for one in await self._container.look())
 
     async def start(self, partition: str, at: Start) -> str:
-        one = next((one for one in self._container.ranges if one.id == partition), None)
-        if one is None:
+        listed = next(((one.low, one.high) for one in self._container.ranges if one.id == partition), None)
+        bounds = listed or self._container.bounds.get(partition)
+        if bounds is None:
             raise Unavailable(f"{self._name!r}: partition {partition} was split or merged; look again")
         if self._mode == EVERY and at != "now":
             raise ConfigurationError(
                 f"{self._name!r}: start={at!r}: with mode=all a feed begins now; say start='now', or mode=latest"
             )
+        if at == "now" and listed is None:
+            return str(Cursor(*bounds, NOW))
         if at == "now":
             # Where "now" is is asked once and kept: else what comes before the first change is skipped by a restart.
-            first = await self._read(partition, Cursor(one.low, one.high, NOW), 1)
+            first = await self._read(partition, Cursor(*bounds, NOW), 1)
             if isinstance(first, Answer):
-                return str(Cursor(one.low, one.high, first.etag))
+                return str(Cursor(*bounds, first.etag))
             raise Unavailable(f"{self._name!r}: partition {partition} was split or merged; look again")
-        return str(Cursor(one.low, one.high, BEGINNING, 0.0 if at == "beginning" else float(at)))
+        return str(Cursor(*bounds, BEGINNING, 0.0 if at == "beginning" else float(at)))
 
     async def read(self, cursors: Mapping[str, str], limit: int, wait: float) -> Mapping[str, Page | Moved | Expired]:
         end = self._clock.monotonic() + wait

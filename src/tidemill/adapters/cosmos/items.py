@@ -2,17 +2,21 @@
 
 An item is the document's JSON object with `id` and the partition key in it. Containers that we create have the key in a
 field of its own, `_key`, beside the body; in containers of others the key is the field that their partition key names.
-A body that says no `id`, or another than the document's, gets it back as it was (`_id`).
+A body that says no `id`, or another than the document's, gets it back as it was (`_id`). Each write leaves a word of
+its own in the item (`_tidemill`), by which a writer whose answer was lost knows its write again.
 """
 
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from azure.cosmos.partition_key import NonePartitionKeyValue
+
 from tidemill.adapters.cosmos.containers import OWN_KEY
-from tidemill.errors import NoJson, Unfit
+from tidemill.errors import NoJson, TooLarge, Unfit
 from tidemill.model import Put, Stored
 
 SYSTEM = ("_rid", "_self", "_etag", "_attachments", "_ts", "_lsn", "_metadata")
@@ -20,14 +24,32 @@ SYSTEM = ("_rid", "_self", "_etag", "_attachments", "_ts", "_lsn", "_metadata")
 
 KEY = OWN_KEY.strip("/")
 ID = "_id"
+WRITE = "_tidemill"
+
+LONGEST_ID = 1_023
+"""Bytes of an id."""
+LONGEST_KEY = 2_048
+"""Bytes of a partition key."""
+BODY = 2_000_000
+"""Of the 2 MB that an item may have, what is left for a body beside the fields that the service adds."""
 
 Item = Mapping[str, Any]
 
+_NOTHING: Any = object()
+"""In place of a value that is not there; None is one."""
+
 
 def to_item(put: Put, paths: Sequence[str]) -> dict[str, Any]:
-    """The item of a document. Raises `Unfit` where its body cannot be one, or disagrees about the key."""
+    """The item of a document. Raises `Unfit` where its body cannot be one, or disagrees about the key, and where its id
+    or key is none for Cosmos DB; `TooLarge`."""
+    if why := unfit_id(put.id):
+        raise Unfit(f"document {_short(put.id)}: Cosmos DB takes no id that {why}; choose another id")
+    if len(put.key.encode()) > LONGEST_KEY:
+        raise Unfit(f"document {put.id!r}: its key has more than {LONGEST_KEY:,} bytes; choose a shorter key")
+    if len(put.body) > BODY:
+        raise TooLarge(f"document {put.id!r}: {len(put.body):,} bytes: Cosmos DB takes {BODY:,} of a document's body")
     item = _object(put)
-    for name in (*SYSTEM, ID, KEY):
+    for name in (*SYSTEM, ID, KEY, WRITE):
         if name in item:
             raise Unfit(f"document {put.id!r}: the field {name!r} belongs to Cosmos DB or to Tidemill; rename it")
     if item.get("id", ...) != put.id:
@@ -44,6 +66,33 @@ def to_item(put: Put, paths: Sequence[str]) -> dict[str, Any]:
     return item
 
 
+def signed(item: dict[str, Any]) -> dict[str, Any]:
+    """The item with the word of one write. Writing it twice is one write."""
+    return item | {WRITE: secrets.token_urlsafe(9)}
+
+
+def same_write(sent: Item, found: Item | None) -> bool:
+    """Whether what is found was written by this very write."""
+    return found is not None and found.get(WRITE) == sent[WRITE]
+
+
+def unfit_id(id: str) -> str:
+    """Why an id can be none, as the end of a sentence; empty if it can."""
+    if not id:
+        return "is empty"
+    if id in (".", ".."):
+        return "is . or .., which mean other places in a URL"
+    if found := next(
+        (letter for letter in id if letter in "/\\?#" or (not letter.isprintable() and letter != " ")), ""
+    ):
+        return f"contains {found!r}"
+    if id.endswith(" "):
+        return "ends with a blank"
+    if len(id.encode()) > LONGEST_ID:
+        return f"has more than {LONGEST_ID:,} bytes"
+    return ""
+
+
 def to_stored(item: Item, paths: Sequence[str]) -> Stored:
     """The document of an item."""
     return Stored(item["id"], key_of(item, paths), item["_etag"], body_of(item))
@@ -51,7 +100,7 @@ def to_stored(item: Item, paths: Sequence[str]) -> Stored:
 
 def body_of(item: Item) -> bytes:
     """The body of an item, without what the service and we have added."""
-    body = {name: value for name, value in item.items() if name not in (*SYSTEM, ID, KEY)}
+    body = {name: value for name, value in item.items() if name not in (*SYSTEM, ID, KEY, WRITE)}
     if ID in item:
         body.pop("id", None)
         body.update(item[ID])
@@ -68,20 +117,40 @@ def key_of(item: Item, paths: Sequence[str]) -> str:
 
 def partition_of(item: Item, paths: Sequence[str]) -> list[Any]:
     """The values of the partition key, None where there is none."""
-    return [_value(item, path) for path in paths]
+    return [None if (found := _value(item, path)) is _NOTHING else found for path in paths]
 
 
 def partition_key(item: Item, paths: Sequence[str]) -> Any:
-    """The same as the client wants it: a list only where the key is hierarchical."""
-    values = partition_of(item, paths)
-    return values if len(values) > 1 else values[0]
+    """The same as the client wants it: a list only where the key is hierarchical, and a word of its own for nothing."""
+    values = [_value(item, path) for path in paths]
+    if len(values) == 1:
+        return NonePartitionKeyValue if values[0] is _NOTHING else values[0]
+    return [{} if value is _NOTHING else value for value in values]
+
+
+def conditions(key: str, paths: Sequence[str]) -> list[tuple[str, list[Any]]]:
+    """What an item with this key has, by path: one of these values. A text may stand for a value that is none (`7`)."""
+    if tuple(paths) == (KEY,):
+        return [(KEY, [key])]
+    try:
+        said = json.loads(key)
+    except ValueError:
+        said = key
+    if len(paths) > 1:
+        values = said if isinstance(said, list) and len(said) == len(paths) else [key]
+        return [(path, [value]) for path, value in zip(paths, values, strict=False)]
+    return [(paths[0], [key] if isinstance(said, str | list | dict) else [key, said])]
 
 
 def _value(item: Item, path: str) -> Any:
     found: Any = item
     for name in path.split("/"):
-        found = found.get(name.strip('"')) if isinstance(found, Mapping) else None
+        found = found.get(name.strip('"'), _NOTHING) if isinstance(found, Mapping) else _NOTHING
     return found
+
+
+def _short(id: str) -> str:
+    return repr(id) if len(id) <= 60 else f"{id[:60]!r}…"
 
 
 def _object(put: Put) -> dict[str, Any]:

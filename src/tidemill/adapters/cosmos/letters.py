@@ -9,8 +9,8 @@ from typing import Any
 
 from azure.cosmos.exceptions import CosmosResourceExistsError, CosmosResourceNotFoundError
 
+from tidemill.adapters.azure.several import each
 from tidemill.adapters.cosmos.containers import Container, Containers
-from tidemill.adapters.cosmos.several import each
 from tidemill.adapters.cosmos.store import id_of
 from tidemill.errors import ConfigurationError
 from tidemill.model import DeadLetter

@@ -8,7 +8,7 @@ values of the same type only, so what stands behind a value is: greater ones of 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tidemill.errors import BadOption, ConfigurationError
@@ -19,9 +19,13 @@ KINDS = ("IS_NULL", "IS_BOOL", "IS_NUMBER", "IS_STRING")
 
 Parameters = list[dict[str, object]]
 
+Conditions = Sequence[tuple[str, Sequence[object]]]
+"""Paths of the partition key, and the values that each may have."""
 
-def sql(query: Query, name: str, fields: Sequence[str], key_path: str) -> tuple[str, Parameters]:
-    """The question for one page. Raises `ConfigurationError` for a field that was not declared."""
+
+def sql(query: Query, name: str, fields: Sequence[str], key: Conditions) -> tuple[str, Parameters]:
+    """The question for one page; `key`: what the query's key means. Raises `ConfigurationError` for a field that was
+    not declared."""
     for field in (*(one.field for one in query.filters), *([query.order] if query.order else [])):
         if field not in fields:
             known = ", ".join(fields) or "none"
@@ -32,7 +36,7 @@ def sql(query: Query, name: str, fields: Sequence[str], key_path: str) -> tuple[
         parameters.append({"name": f"@p{len(parameters)}", "value": value})
         return f"@p{len(parameters) - 1}"
 
-    wheres = [f"{at(key_path)} = {put(query.key)}"] if query.key is not None else []
+    wheres = [f"({' OR '.join(_is(at(path), value, put) for value in values)})" for path, values in key]
     wheres += [f"{at(one.field)} {one.op} {put(one.value)}" for one in query.filters]
     if query.continuation is not None:
         wheres.append(_behind(query, put))
@@ -41,6 +45,11 @@ def sql(query: Query, name: str, fields: Sequence[str], key_path: str) -> tuple[
     where = f" WHERE {' AND '.join(wheres)}" if wheres else ""
     order = ", ".join([*orders, f"c.id {way}"])
     return f"SELECT TOP {query.limit + 1} * FROM c{where} ORDER BY {order}", parameters
+
+
+def _is(field: str, value: object, put: Callable[[object], str]) -> str:
+    """Null is the key of what has none, too."""
+    return f"{field} = {put(value)}" if value is not None else f"IS_NULL({field}) OR NOT IS_DEFINED({field})"
 
 
 def at(path: str) -> str:

@@ -15,11 +15,12 @@ FIRST, LAST = "", "FF"
 
 
 class Range(NamedTuple):
-    """A physical partition: its id and its bounds, `low` included and `high` not."""
+    """A physical partition: its id, its bounds, `low` included and `high` not, and the partitions it comes from."""
 
     id: str
     low: str
     high: str
+    parents: tuple[str, ...] = ()
 
 
 def ranges(found: Iterable[Mapping[str, Any]]) -> tuple[Range, ...]:
@@ -27,7 +28,11 @@ def ranges(found: Iterable[Mapping[str, Any]]) -> tuple[Range, ...]:
     parents = {parent for one in found for parent in one.get("parents") or ()}
     return tuple(
         sorted(
-            (Range(one["id"], one["minInclusive"], one["maxExclusive"]) for one in found if one["id"] not in parents),
+            (
+                Range(one["id"], one["minInclusive"], one["maxExclusive"], tuple(one.get("parents") or ()))
+                for one in found
+                if one["id"] not in parents
+            ),
             key=lambda one: one.low,
         )
     )

@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from azure.core import MatchConditions
+from azure.cosmos.aio import ContainerProxy
 from azure.cosmos.exceptions import CosmosResourceNotFoundError
 
+from tidemill.adapters.azure.several import each
 from tidemill.adapters.cosmos.containers import Container, Containers
 from tidemill.adapters.cosmos.faults import status
-from tidemill.adapters.cosmos.several import each
 from tidemill.model import Gone, Record, Stale, Swap, Swapped
 
 PREFIX = "tidemill|"
@@ -54,34 +55,50 @@ class CosmosStore:
             return await each(self._swap, swaps)
 
     async def _read(self, key: str) -> Record | None:
-        id = id_of(key)
-        try:
-            return _record(await self._container.proxy.read_item(id, id))
-        except CosmosResourceNotFoundError:
-            return None
+        found = await read(self._container.proxy, id_of(key))
+        return None if found is None else _record(found)
 
     async def _swap(self, swap: Swap) -> Swapped:
-        if swap.value is None and swap.version is None:
-            current = await self._read(swap.key)
-            return Gone(swap.key) if current is None else Stale(swap.key, current)
-        try:
-            return await self._send(swap)
-        except Exception as error:
-            if status(error) not in (404, 409, 412) or (status(error) == 404 and swap.version is None):
-                raise
-        return Stale(swap.key, await self._read(swap.key))
+        id = id_of(swap.key)
+        item = None if swap.value is None else {"id": id, "k": swap.key, "v": swap.value}
+        done, found = await attempt(self._container.proxy, id, item, swap.version)
+        record = None if found is None else _record(found)
+        if not done:
+            return Stale(swap.key, record)
+        return Gone(swap.key) if record is None else record
 
-    async def _send(self, swap: Swap) -> Swapped:
-        proxy, id = self._container.proxy, id_of(swap.key)
-        if swap.value is None:
-            await proxy.delete_item(id, id, etag=swap.version, match_condition=MatchConditions.IfNotModified)
-            return Gone(swap.key)
-        item: dict[str, Any] = {"id": id, "k": swap.key, "v": swap.value}
-        if swap.version is None:
-            return _record(await proxy.create_item(item))
-        return _record(
-            await proxy.replace_item(id, item, etag=swap.version, match_condition=MatchConditions.IfNotModified)
-        )
+
+async def read(proxy: ContainerProxy, id: str) -> Item | None:
+    """The item, None if there is none."""
+    try:
+        return await proxy.read_item(id, id)
+    except CosmosResourceNotFoundError:
+        return None
+
+
+async def attempt(
+    proxy: ContainerProxy, id: str, item: dict[str, Any] | None, version: str | None
+) -> tuple[bool, Item | None]:
+    """Write the item (None: delete it) if it still has this etag (None: if there is none). Whether that was done, and
+    what stands there now."""
+    if item is None and version is None:
+        current = await read(proxy, id)
+        return current is None, current
+    try:
+        return True, await _send(proxy, id, item, version)
+    except Exception as error:
+        if status(error) not in (404, 409, 412) or (status(error) == 404 and version is None):
+            raise
+    return False, await read(proxy, id)
+
+
+async def _send(proxy: ContainerProxy, id: str, item: dict[str, Any] | None, version: str | None) -> Item | None:
+    if item is None:
+        await proxy.delete_item(id, id, etag=version, match_condition=MatchConditions.IfNotModified)
+        return None
+    if version is None:
+        return await proxy.create_item(item)
+    return await proxy.replace_item(id, item, etag=version, match_condition=MatchConditions.IfNotModified)
 
 
 def _record(item: Item) -> Record:

@@ -21,6 +21,7 @@ from tidemill.testing.conformance.database import DatabaseConformance
 from tidemill.testing.conformance.dead_letters import DeadLettersConformance
 from tidemill.testing.conformance.documents import DocumentsConformance
 from tidemill.testing.conformance.feed import FeedConformance
+from tidemill.testing.conformance.key_commit import KeyCommitConformance
 from tidemill.testing.conformance.queue import QueueConformance
 from tidemill.testing.conformance.store import StoreConformance
 
@@ -33,6 +34,7 @@ __all__ = [
     "DeadLettersConformance",
     "DocumentsConformance",
     "FeedConformance",
+    "KeyCommitConformance",
     "QueueConformance",
     "StoreConformance",
     "opened",

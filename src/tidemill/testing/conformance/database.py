@@ -13,7 +13,8 @@ from tidemill.testing.conformance.suite import Suite, message, put, read_on, sta
 PARTS = frozenset(["store", "feed", "queue", "documents", "dead_letters", "commit", "presence"])
 OF_QUEUES = frozenset(["delay", "dedup", "unique", "priority", "order", "key_order", "sessions", "peek", "purge"])
 OF_FEEDS = frozenset(["deletes", "before", "versions", "trim"])
-ABILITIES = OF_QUEUES | OF_FEEDS
+OF_STORES = frozenset(["foreign"])
+ABILITIES = OF_QUEUES | OF_FEEDS | OF_STORES | {"key_commit", "now_only"}
 
 
 class DatabaseConformance(Suite):
@@ -41,7 +42,7 @@ class DatabaseConformance(Suite):
             else:
                 with pytest.raises(ConfigurationError):
                     ask()
-        if "commit" not in database.features:
+        if not database.features & {"commit", "key_commit"}:
             with pytest.raises(ConfigurationError):
                 await database.commit([])
 

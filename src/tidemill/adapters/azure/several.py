@@ -1,4 +1,4 @@
-"""Many requests as one call: Cosmos DB has no batches across partition keys."""
+"""Many requests as one call, for services that have no batches."""
 
 from __future__ import annotations
 
