@@ -50,7 +50,7 @@ class Replica:
         self.settings = settings
         self.clock: SystemClock = SystemClock()
         self.places: Places = locate(declared, settings, self.clock, adapters)
-        self.declared = worked(declared, self.places)
+        self.declared: Declared = worked(declared, self.places)
         self.workers: tuple[Worker, ...] = settings.chosen(self.declared)
         self.metrics: Metrics = self._metrics()
         self._health = self._health_server()

@@ -16,6 +16,7 @@ from typing import Any
 
 from tidemill import settings as settings_module
 from tidemill.app.app import App
+from tidemill.engine.home import tidy
 from tidemill.errors import ConfigurationError
 from tidemill.forwards import extended
 from tidemill.locate import Adapters
@@ -51,8 +52,13 @@ def run_app(app: App, settings: Settings, signals: Signals, adapters: Adapters |
     """Run the groups that the settings choose; the exit code."""
     settings.fit(app.declared())
     tune()
-    with asyncio.Runner() as runner:
-        return runner.run(_run(app, settings, signals, adapters))
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        return loop.run_until_complete(_run(app, settings, signals, adapters))
+    finally:
+        tidy(loop)  # asyncio.run would wait without end for a task that takes no cancellation
+        asyncio.set_event_loop(None)
 
 
 def tune() -> None:

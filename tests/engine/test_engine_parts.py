@@ -367,3 +367,22 @@ async def test_a_freeze_of_our_own_is_not_the_handlers_silence() -> None:
         silence = 0.0
         await harness.advance("1s")
         assert not harness.engine.stalled
+
+
+async def test_a_driver_that_takes_no_cancellation_does_not_hold_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A queue's client that swallows it in its own loop would: the process has nothing left to do then."""
+    monkeypatch.setattr("tidemill.engine.engine.ENDING", 0.05)
+    free = asyncio.Event()
+
+    async def deaf() -> None:
+        while not free.is_set():
+            try:
+                await free.wait()
+            except asyncio.CancelledError:
+                pass
+
+    async with Harness(App("test")) as harness:
+        harness.engine.spawn("deaf", deaf())
+        await asyncio.sleep(0)
+        await harness.engine.end_services()
+        free.set()

@@ -39,6 +39,7 @@ TICK = 0.25
 STALLED_AFTER = 5.0
 MEASURE_EVERY = 5.0
 LOOK_EVERY = 1.0
+ENDING = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +135,14 @@ class Engine:
         await self._fault
 
     async def end_services(self) -> None:
-        """Cancel what still runs. Only at the very end: nothing that takes is cancelled before."""
+        """Cancel what still runs. Only at the very end: nothing that takes is cancelled before. A driver that takes no
+        cancellation is waited for `ENDING` seconds: the process ends without it."""
         tasks = list(self._tasks.values())
         self._tasks.clear()
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            await asyncio.wait(tasks, timeout=ENDING)
 
     # --- the tick -------------------------------------------------------------------------------------------
 

@@ -171,7 +171,7 @@ class Home:
             fault = error
         if fault is not None:
             self._tell(lambda: self._ended(fault))
-        _tidy(loop)
+        tidy(loop)
         if fault is None:
             self._tell(lambda: self._ended(None))
 
@@ -211,7 +211,7 @@ def _told(what: str, fault: BaseException | None) -> TidemillError:
     return told
 
 
-def _tidy(loop: asyncio.AbstractEventLoop) -> None:
+def tidy(loop: asyncio.AbstractEventLoop) -> None:
     """End the tasks that are left, for a moment, and close the loop.
 
     A loop that died once may do so again at each of these; its cause has been told.

@@ -55,7 +55,7 @@ class Graves:
     """The dead letters of one queue. What is claimed here to be released or dropped is nobody else's for a moment."""
 
     def __init__(self, clients: Clients, queue: str, sender: Link[ServiceBusSender]) -> None:
-        self.told = clients.told(queue)
+        self.told: Callable[[Exception, bool], Exception] = clients.told(queue)
         self.sender = sender
         self._link: Link[ServiceBusReceiver] = clients.receiver(queue, dead=True)
         self._turn = asyncio.Lock()

@@ -22,12 +22,12 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from azure.servicebus import ServiceBusMessage, ServiceBusMessageState, ServiceBusReceivedMessage
-from azure.servicebus.aio import ServiceBusReceiver
+from azure.servicebus.aio import ServiceBusReceiver, ServiceBusSender
 
 from tidemill.adapters.service_bus.claims import Claims
 from tidemill.adapters.service_bus.faults import LOST, unable
 from tidemill.adapters.service_bus.letters import bury
-from tidemill.adapters.service_bus.links import Clients, look
+from tidemill.adapters.service_bus.links import Clients, Link, look
 from tidemill.adapters.service_bus.wire import Note, copy, delivery, fresh, note_of, put
 from tidemill.errors import TooLarge
 from tidemill.model import Dead, Delivery, Depth, Later, Lost, Message, Outcome, QueueSpec, Settled, Waiting
@@ -68,7 +68,7 @@ class ServiceBusQueue:
         self._spec = spec
         self._clock = clock
         self._told = clients.told(spec.name)
-        self.sender = clients.sender(spec.name)
+        self.sender: Link[ServiceBusSender] = clients.sender(spec.name)
         self._receiver = clients.receiver(spec.name)
         self._claims: Claims[Held] = Claims()
         self._turn = asyncio.Lock()

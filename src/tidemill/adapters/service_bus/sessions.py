@@ -19,13 +19,13 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from azure.servicebus import NEXT_AVAILABLE_SESSION, ServiceBusReceivedMessage
-from azure.servicebus.aio import ServiceBusReceiver
+from azure.servicebus.aio import ServiceBusReceiver, ServiceBusSender
 from azure.servicebus.exceptions import OperationTimeoutError, SessionCannotBeLockedError
 
 from tidemill.adapters.service_bus.claims import Claims
 from tidemill.adapters.service_bus.faults import BUSY, DRIVER, unable
 from tidemill.adapters.service_bus.letters import bury
-from tidemill.adapters.service_bus.links import CLOSING, Clients, Wire, quietly, wire_of
+from tidemill.adapters.service_bus.links import CLOSING, Clients, Link, Wire, quietly, wire_of
 from tidemill.adapters.service_bus.wire import Note, delivery, fresh, note_of, put
 from tidemill.model import Dead, Delivery, Depth, Later, Lost, Message, Outcome, QueueSpec, Settled, Waiting
 from tidemill.ports import Clock
@@ -70,7 +70,7 @@ class SessionQueue:
         self._spec = spec
         self._clock = clock
         self._told = clients.told(spec.name)
-        self.sender = clients.sender(spec.name)
+        self.sender: Link[ServiceBusSender] = clients.sender(spec.name)
         self._claims: Claims[Live] = Claims()
         self._live: dict[str, Live] = {}
         self._accepting: dict[asyncio.Task[Live | None], float] = {}
