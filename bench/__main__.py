@@ -1,6 +1,7 @@
 """`make bench`: every figure in one run, interleaved, medians, each beside the raw driver or a peer of the same run.
 
-    python -m bench [--rounds 5] [--only queue|feed|…|web|pg-feed|pg-latency|pg-capture|pg-queue]
+    python -m bench [--rounds 5] [--only queue|feed|…|web|pg-feed|pg-latency|pg-capture|pg-queue|
+        storage-queue|service-bus|cosmos]
 
 Lost, doubled and disordered items are counted in each; a figure without those zeroes is void and the exit code is 1.
 Absolute numbers depend on the machine; the ratios are what holds.
@@ -18,7 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from bench import feeds, inject, postgres, processes, queues, trimming, web
+from bench import azure, feeds, inject, postgres, processes, queues, trimming, web
 from tidemill.run import tune
 
 Figures = dict[str, Any]
@@ -143,6 +144,9 @@ PARTS: dict[str, Callable[[int], Figures]] = {
     "pg-latency": postgres.latency,
     "pg-capture": postgres.capture,
     "pg-queue": postgres.queue,
+    "storage-queue": azure.storage_queue,
+    "service-bus": azure.service_bus,
+    "cosmos": azure.cosmos,
 }
 
 

@@ -19,7 +19,8 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote
 
-from aiohttp import ClientSession, DummyCookieJar, TraceConfig, TraceRequestHeadersSentParams
+from aiohttp import ClientSession, DummyCookieJar, TraceConfig
+from aiohttp.tracing import TraceRequestHeadersSentParams
 from azure.core.pipeline.transport import AioHttpTransport
 
 LONGEST = 2.0

@@ -42,7 +42,7 @@ SOON = 1.0
 COUNTED = 500
 """Messages that are looked at for a depth, at most."""
 FRESH = 1.0
-ABREAST = 50
+ABREAST = 100
 """Requests about single messages that are under way at a time."""
 
 I = TypeVar("I")  # noqa: E741
