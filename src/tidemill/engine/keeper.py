@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from tidemill.app.worker import Worker
 from tidemill.core.fence import Fence
 from tidemill.engine.work import Call
-from tidemill.errors import Unavailable
+from tidemill.errors import TidemillError
 from tidemill.model import Delivery, Fact, Lost, Observer
 from tidemill.ports import Clock, Queue
 
@@ -81,7 +81,7 @@ class Keeper:
             return
         try:
             replies = await self._queue.extend([claim.delivery for _, claim in due])
-        except Unavailable:
+        except TidemillError:  # that the backend fails is told by the polls
             return
         lost = 0
         for (call, claim), reply in zip(due, replies, strict=True):

@@ -149,7 +149,7 @@ class Connection:
                 self._send(0, CLOSE, [None])
 
     def _send(self, channel: int, code: int, fields: Sequence[Any], payload: bytes = b"", *, kind: int = 0) -> None:
-        if not self._over:
+        if not (self._over or self._writer.is_closing()):  # closing: the client has gone
             self._writer.write(codec.frame(channel, code, fields, payload, kind=kind))
 
     async def _faulty(self, kind: str) -> bool:
