@@ -21,7 +21,7 @@ STORAGE_QUEUE = (
         "{shown}: there is no queue '{prefix}jobs'; create it (az storage queue create --name", files=QUEUE),
     Row("a message that is larger than Azure takes", "queue send --database {queue} jobs @{large}",
         "@{large}: queue 'jobs': the body has 50,002 bytes, its backend takes 47,104; keep the", files=QUEUE),
-    Row("a version of the API that the service does not know", f"{RUN}&api_version=2026-10-06",
+    Row("a version of the API that the service does not know", f"{RUN}&api_version=2026-02-06",
         "{shown}: the service does not know the version of the API that is asked for; set api_version=", files=QUEUE),
     Row("a version of the API that is none", "run --database azure-storage-queue://shop?api_version=new",
         "azure-storage-queue://shop: api_version='new': write a date, such as 2025-11-05", files=QUEUE),

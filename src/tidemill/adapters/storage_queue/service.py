@@ -53,8 +53,7 @@ class Service:
             try:
                 client = QueueServiceClient(address.endpoint, who, **said)
             except ValueError as error:
-                told = address.account.words(error).partition("Please select")[0]
-                raise ConfigurationError(f"{address.shown}: {told} (the client knows others)") from None
+                raise ConfigurationError(f"{address.shown}: {_misfit(error, address)}") from None
             self._client = await stack.enter_async_context(client)
             self._stack = stack.pop_all()
 
@@ -84,6 +83,14 @@ class Service:
             if ours is error:
                 raise
             raise ours from None
+
+
+def _misfit(error: ValueError, address: Address) -> str:
+    """What the client itself refuses, before it asks anybody."""
+    told = address.account.words(error).partition("Please select")[0].strip()
+    if "API version" not in told:
+        return told
+    return f"api_version={address.api_version!r}: the client knows no such version; write 2025-11-05, or leave it out"
 
 
 class Queue:
