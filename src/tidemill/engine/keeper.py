@@ -52,20 +52,23 @@ class Keeper:
         self._claims: dict[Call, list[_Claim]] = {}
 
     def fence(self, deliveries: Sequence[Delivery]) -> Fence | None:
-        """What a call for these trusts in, if that is their deadlines; None if it is something else."""
-        deadline = min(delivery.deadline for delivery in deliveries)
-        return None if deadline == FOREVER else Fence(deadline)
+        """What a call for these trusts in, if that is their deadlines; None if it is something else. A backend's claims
+        have deadlines or have none, so the first tells."""
+        if deliveries[0].deadline == FOREVER:
+            return None
+        return Fence(min(delivery.deadline for delivery in deliveries))
 
     def took(self, call: Call) -> None:
         """Keep the claims of this call, until `ended`."""
-        claims = [item for item in call.items if isinstance(item, Delivery) and item.deadline != FOREVER]
-        if claims:
-            now = self._clock.monotonic()
-            self._claims[call] = [_Claim(item, item.deadline, _third(now, item.deadline)) for item in claims]
+        first = call.items[0]
+        if isinstance(first, Delivery) and first.deadline != FOREVER:
+            now, items = self._clock.monotonic(), [item for item in call.items if isinstance(item, Delivery)]
+            self._claims[call] = [_Claim(item, item.deadline, _third(now, item.deadline)) for item in items]
 
     def ended(self, call: Call) -> None:
         """What it claimed is settled next."""
-        self._claims.pop(call, None)
+        if self._claims:
+            self._claims.pop(call, None)
 
     async def keep(self) -> None:
         """Extend what is due."""
