@@ -26,7 +26,7 @@ KEEP_EVERY = 1.0
 """Seconds between two looks."""
 
 OVERRUN = 10.0
-"""Seconds beyond its time limit for which the claim of a coroutine is kept."""
+"""Seconds beyond its time limit after which a call counts as running on: the claim of a coroutine is kept no longer."""
 
 FOREVER = float("inf")
 

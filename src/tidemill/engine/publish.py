@@ -9,11 +9,9 @@ from tidemill.core.probes import GAP, Followed, Longest, Seen, Snapshot, StoreSe
 from tidemill.engine.backlog import backlogs
 from tidemill.engine.engine import Engine
 from tidemill.engine.feeds import FeedWorker
+from tidemill.engine.keeper import OVERRUN
 from tidemill.engine.queues import QueueWorker
 from tidemill.engine.work import Call, Stuck
-
-OVERRUN = 10.0
-"""Seconds beyond a time limit after which a call counts as running on."""
 
 
 class Publisher:

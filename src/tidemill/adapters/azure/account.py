@@ -27,6 +27,9 @@ from tidemill.errors import ConfigurationError
 CONNECTION = "connection"
 """The option that every one of these URLs knows."""
 
+NO_IDENTITY = "no identity was found: set AZURE_CLIENT_ID for the workload identity, run az login, or give a key"
+"""What is told where Azure's default credential has none."""
+
 _SECRETS = ("accountkey", "sharedaccesskey", "sharedaccesssignature")
 _LONGEST = 300
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from azure.core.exceptions import AzureError, ClientAuthenticationError
 from azure.cosmos.exceptions import CosmosBatchOperationError, CosmosHttpResponseError
 
+from tidemill.adapters.azure.account import NO_IDENTITY
 from tidemill.adapters.cosmos.address import Address
 from tidemill.adapters.cosmos.wire import Throttled
 from tidemill.errors import BackendFull, ConfigurationError, TidemillError, TooLarge, Unavailable, Unfit
@@ -89,8 +90,7 @@ def _refused(error: BaseException, address: Address) -> str:
 def _mistake(error: BaseException, address: Address) -> str:
     """What a person must mend before it can work; empty for an outage."""
     if isinstance(error, ClientAuthenticationError) and not isinstance(error, CosmosHttpResponseError):
-        told = "no identity was found: set AZURE_CLIENT_ID for the workload identity, run az login, or give a key"
-        return f"{told} ({_words(error, address)})"
+        return f"{NO_IDENTITY} ({_words(error, address)})"
     match status(error):
         case 401:
             return _refused(error, address)

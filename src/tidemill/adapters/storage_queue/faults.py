@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
 
+from tidemill.adapters.azure.account import NO_IDENTITY
 from tidemill.adapters.storage_queue.address import Address
 from tidemill.errors import ConfigurationError, TidemillError, TooLarge, Unavailable
 
@@ -55,8 +56,7 @@ def _mistake(error: BaseException, address: Address) -> str:
     words = _words(error, address)
     match status(error), code(error):
         case 0, _ if isinstance(error, ClientAuthenticationError):
-            told = "no identity was found: set AZURE_CLIENT_ID for the workload identity, run az login, or give a key"
-            return f"{told} ({words})"
+            return f"{NO_IDENTITY} ({words})"
         case (401, _) | (403, "AuthenticationFailed" | "InvalidAuthenticationInfo"):
             return "the account refuses this key or token; copy the key again, or look at the clock of this machine"
         case 403, _:
