@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import quote
 
@@ -20,6 +17,7 @@ from azure.servicebus.aio import ServiceBusClient
 
 from bench.rig import rig
 from tests.doubles.cosmos.server import KEY
+from tests.doubles.process import started
 from tests.servers.azurite import Account, Azurite
 from tests.servers.fixtures import server_folder
 from tidemill.adapters.cosmos import Cosmos
@@ -37,19 +35,6 @@ ABREAST = 16
 """Requests at a time of the raw loops, as many as ours."""
 JOBS = QueueSpec("jobs")
 COUNTERS = CollectionSpec("counters")
-
-
-@contextmanager
-def double(module: str, *words: str) -> Iterator[str]:
-    """A double as a process; what it says of itself."""
-    line = [sys.executable, "-m", f"tests.doubles.{module}", *words]
-    process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        yield process.stdout.readline().strip()
-    finally:
-        process.terminate()
-        process.communicate()
 
 
 async def each(calls: list[Callable[[], Awaitable[object]]]) -> None:
@@ -149,7 +134,7 @@ async def _filled_bus(url: str, count: int) -> None:
 def service_bus(rounds: int, count: int = 2_000) -> Figures:
     """Service Bus, on its double: a whole replica beside a loop of the client that receives 64 and completes each."""
     found = []
-    with double("service_bus", "--queue", "jobs", "--lock", "60") as connection:
+    with started("service_bus", "--queue", "jobs", "--lock", "60") as connection:
         parts = dict(part.split("=", 1) for part in connection.rstrip(";").split(";"))
         where = parts["Endpoint"].removeprefix("sb://").rstrip("/")
         key, policy = quote(parts["SharedAccessKey"], safe=""), parts["SharedAccessKeyName"]
@@ -214,7 +199,7 @@ async def _our_feed(url: str, count: int, turn: int) -> tuple[float, int, int]:
 def cosmos(rounds: int, count: int = 20_000) -> Figures:
     """Cosmos DB's change feed, on its double: a whole replica beside a loop of the client over all ranges."""
     found = []
-    with double("cosmos") as endpoint:
+    with started("cosmos") as endpoint:
         url = f"cosmos://:{quote(KEY, safe='')}@127.0.0.1:{endpoint.rstrip('/').rpartition(':')[2]}/shop?tls=no"
         asyncio.run(_written(url, count))
         for turn in range(rounds):

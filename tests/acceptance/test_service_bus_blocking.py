@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-import sys
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from tests.acceptance.processes import Fleet, until
+from tests.doubles.process import started
 from tests.servers.service_bus import VARIABLE
 from tidemill.adapters.service_bus import ServiceBus
 from tidemill.engine.clock import SystemClock
@@ -27,18 +25,9 @@ BLOCKED = 90.0
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
-@contextmanager
-def double(lock: float) -> Iterator[str]:
+def double(lock: float) -> AbstractContextManager[str]:
     """The double as a process of its own; its connection string."""
-    line = [sys.executable, "-m", "tests.doubles.service_bus", "--lock", str(lock)]
-    line += ["--queue", "jobs", "--queue", "orders:sessions"]
-    process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        yield process.stdout.readline().strip()
-    finally:
-        process.terminate()
-        process.communicate()
+    return started("service_bus", "--lock", str(lock), "--queue", "jobs", "--queue", "orders:sessions")
 
 
 def job(id: str, **more: float) -> Message:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
@@ -13,13 +11,13 @@ from urllib.request import Request, urlopen
 import pytest
 
 from tests.doubles.cosmos.server import KEY
+from tests.doubles.process import started
 
 
 class Double:
     """The double as a process of its own."""
 
-    def __init__(self, process: subprocess.Popen[str], endpoint: str) -> None:
-        self.process = process
+    def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
         port = endpoint.rstrip("/").rpartition(":")[2]
         self.url = f"cosmos://:{quote(KEY, safe='')}@127.0.0.1:{port}/shop?tls=no&poll=1"
@@ -34,9 +32,5 @@ class Double:
 
 @pytest.fixture
 def double() -> Iterator[Double]:
-    line = [sys.executable, "-m", "tests.doubles.cosmos"]
-    process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    yield Double(process, process.stdout.readline().strip())
-    process.terminate()
-    process.communicate()
+    with started("cosmos") as endpoint:
+        yield Double(endpoint)

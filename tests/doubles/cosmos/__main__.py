@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import signal
 
 from tests.doubles.cosmos.server import Server
 from tests.doubles.cosmos.state import Account
+from tests.doubles.process import until_told
 
 
 async def serve(port: int, database: str, partitions: int, regions: tuple[str, ...]) -> None:
@@ -17,10 +17,7 @@ async def serve(port: int, database: str, partitions: int, regions: tuple[str, .
     server = Server(account, regions=regions)
     await server.start(port)
     print(server.endpoint, flush=True)
-    ended = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, ended.set)
-    await ended.wait()
+    await until_told()
     await server.stop()
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import signal
 
+from tests.doubles.process import until_told
 from tests.doubles.service_bus.server import Server
 from tests.doubles.service_bus.state import Namespace
 
@@ -22,10 +22,7 @@ async def serve(port: int, queues: list[str], lock: float, deliveries: int) -> N
     server = Server(namespace)
     await server.start(port)
     print(server.connection_string, flush=True)
-    ended = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, ended.set)
-    await ended.wait()
+    await until_told()
     await server.stop()
 
 
